@@ -1,0 +1,1 @@
+"""The running guest: SSH, one persistent root shell, the testinfra backend."""

@@ -1,0 +1,1 @@
+"""The virtual machine: arguments, disk, firmware, provisioning, QMP, console, boot."""

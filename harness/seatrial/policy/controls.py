@@ -1,0 +1,79 @@
+"""Control tables: one row a requirement, read strictly, with every fault reported at once."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from seatrial.errors import ConfigError
+from seatrial.policy.judge import Severity
+
+__all__ = ["Control", "HostKind", "parse_controls"]
+
+HostKind = Literal["general-purpose", "immutable-host"]
+_ID = r"^[a-z0-9]+(-[a-z0-9]+)*$"
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Control(BaseModel):
+    """One requirement.
+
+    ``probe`` holds the data of a declarative control (``{sysctl = "kernel.kptr_restrict", in = [1, 2]}``); its first
+    key names the kind of probe, and the suite's parametrised check for that kind judges the row.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    id: Annotated[str, Field(pattern=_ID)]
+    title: Text
+    severity: Severity
+    rationale: Text
+    remedy: Text
+    refs: tuple[Text, ...]
+    applies_to: Annotated[frozenset[HostKind], Field(alias="applies-to", min_length=1)]
+    probe: Mapping[str, Any] | None = None
+
+    @property
+    def probe_kind(self) -> str | None:
+        """Return the first key of the probe, or None for a control that a function of its own checks."""
+        return next(iter(self.probe), None) if self.probe else None
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    control: tuple[Control, ...]
+
+
+def parse_controls(text: str, *, where: str) -> tuple[Control, ...]:
+    """Return the rows of a ``controls.toml``.
+
+    :raises ConfigError: the text is no TOML, or rows are wrong; all faults are listed, each with its row and key.
+    """
+    try:
+        table = _Table.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"{where} is not valid TOML: {exc}") from exc
+    except ValidationError as exc:
+        raise ConfigError(f"{where} is not a valid control table:\n{_faults(exc, text)}") from exc
+    seen: set[str] = set()
+    twice = sorted({c.id for c in table.control if c.id in seen or seen.add(c.id)})  # type: ignore[func-returns-value]  # set.add
+    if twice:
+        raise ConfigError(f"{where} has control ids more than once: {', '.join(twice)}")
+    return table.control
+
+
+def _faults(exc: ValidationError, text: str) -> str:
+    ids = re.findall(r'(?m)^id\s*=\s*"([^"]*)"', text)
+    lines = []
+    for fault in exc.errors():
+        place = fault["loc"]
+        row = place[1] if len(place) > 1 and isinstance(place[1], int) else None
+        name = ids[row] if row is not None and row < len(ids) else "the table"
+        key = ".".join(str(part) for part in place[2:]) or ".".join(str(part) for part in place)
+        lines.append(f"  {name}: {key}: {fault['msg']}")
+    return "\n".join(lines)

@@ -1,0 +1,104 @@
+"""From observations to verdicts, and from verdicts to a decision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+__all__ = [
+    "WORST_FIRST",
+    "Decision",
+    "Observation",
+    "Outcome",
+    "Severity",
+    "Verdict",
+    "decide",
+    "judge",
+    "worst",
+]
+
+
+class Outcome(StrEnum):
+    """What a verdict says of a control."""
+
+    ERROR = "error"
+    FAIL = "fail"
+    NOT_CHECKED = "not-checked"
+    PASS = "pass"  # noqa: S105 -- an outcome, not a password
+    NOT_APPLICABLE = "not-applicable"
+
+
+WORST_FIRST: Final = (Outcome.ERROR, Outcome.FAIL, Outcome.NOT_CHECKED, Outcome.PASS, Outcome.NOT_APPLICABLE)
+_REJECTING: Final = frozenset({Outcome.ERROR, Outcome.FAIL, Outcome.NOT_CHECKED})
+
+
+class Severity(StrEnum):
+    """How much a broken control matters."""
+
+    CRITICAL = "critical"
+    HIGH = "high"
+    MEDIUM = "medium"
+    LOW = "low"
+
+
+class Decision(StrEnum):
+    """What becomes of the candidate."""
+
+    RELEASE = "release"
+    REJECT = "reject"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """One thing that a check saw: does it hold, what was expected, what was there, as short text for people."""
+
+    holds: bool
+    expected: str
+    seen: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What became of one control in one run."""
+
+    control: str
+    suite: str
+    title: str
+    severity: Severity
+    outcome: Outcome
+    expected: str = ""
+    seen: str = ""
+    because: str = ""
+    rationale: str = ""
+    remedy: str = ""
+    refs: tuple[str, ...] = ()
+    seconds: float | None = None
+
+
+def worst(outcomes: Iterable[Outcome]) -> Outcome:
+    """Return the worst of ``outcomes``; of none at all, not-checked: nothing is green by accident."""
+    present = set(outcomes)
+    return next((outcome for outcome in WORST_FIRST if outcome in present), Outcome.NOT_CHECKED)
+
+
+def judge(observations: Sequence[Observation]) -> tuple[Outcome, str, str, str]:
+    """Return outcome, expected, seen and because for all that one check observed; no observation is an error."""
+    if not observations:
+        return Outcome.ERROR, "", "", "the check ended without observing anything"
+    broken = [o for o in observations if not o.holds]
+    shown = broken or list(observations)
+    expected = "; ".join(dict.fromkeys(o.expected for o in shown if o.expected))
+    seen = "; ".join(dict.fromkeys(o.seen for o in shown if o.seen))
+    if broken:
+        return Outcome.FAIL, expected, seen, f"expected {expected}, saw {seen}"
+    return Outcome.PASS, expected, seen, f"saw {seen}"
+
+
+def decide(verdicts: Sequence[Verdict]) -> Decision:
+    """Return release only when there is at least one pass and nothing that failed, errored or was not checked."""
+    outcomes = {verdict.outcome for verdict in verdicts}
+    if outcomes & _REJECTING or Outcome.PASS not in outcomes:
+        return Decision.REJECT
+    return Decision.RELEASE

@@ -1,0 +1,145 @@
+"""The only module that starts programs: an argument list, a fresh environment, an owner that ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from seatrial.clock import Deadline
+from seatrial.errors import HostError
+
+__all__ = ["Finished", "clean_environment", "require_program", "run", "running"]
+
+_KEPT = ("HOME", "LANG", "PATH", "TMPDIR", "USER", "LOGNAME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR")
+_GRACE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A program that ended: its arguments, exit status and what it wrote."""
+
+    argv: tuple[str, ...]
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def text(self) -> str:
+        """Return stdout as text, undecodable bytes escaped."""
+        return self.stdout.decode("utf-8", "backslashreplace")
+
+    @property
+    def complaint(self) -> str:
+        """Return the last lines of stderr as text, for an error message."""
+        return "\n".join(self.stderr.decode("utf-8", "backslashreplace").strip().splitlines()[-5:])
+
+
+def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment children get: what they need, in the C.UTF-8 locale, plus ``extra``."""
+    kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    return {**kept, "LC_ALL": "C.UTF-8", "PATH": _path_with_sbin(), **(extra or {})}
+
+
+def _path_with_sbin() -> str:
+    # An ordinary user's PATH lacks sbin on Debian, where losetup, mkfs and friends live.
+    parts = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    return os.pathsep.join([*parts, *(p for p in ("/usr/sbin", "/sbin") if p not in parts)])
+
+
+def require_program(name: str, *, why: str) -> Path:
+    """Return the path of program ``name``.
+
+    :raises HostError: it is not installed.
+    """
+    found = shutil.which(name, path=_path_with_sbin())
+    if found is None:
+        raise HostError(
+            f"program {name!r} is not installed; it is needed to {why}",
+            hint="'seatrial doctor' names every missing program and the command that installs it",
+        )
+    return Path(found)
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    deadline: Deadline,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: bytes = b"",
+) -> Finished:
+    """Run a short program to its end and return what it wrote; its exit status is the caller's to judge.
+
+    :raises HostError: the program is missing, or did not end in time (it is killed then).
+    """
+    words = tuple(os.fspath(word) for word in argv)
+    try:
+        done = subprocess.run(
+            words,
+            input=stdin,
+            capture_output=True,
+            cwd=cwd,
+            env=clean_environment(env),
+            timeout=deadline.remaining_s,
+            check=False,
+        )
+    except FileNotFoundError as exc:
+        raise HostError(f"cannot start {words[0]!r}: {exc.strerror}", hint="run 'seatrial doctor'") from exc
+    except subprocess.TimeoutExpired as exc:
+        raise HostError(f"{words[0]!r} did not end within {deadline.total_s:.0f} s: {' '.join(words)}") from exc
+    return Finished(words, done.returncode, done.stdout, done.stderr)
+
+
+@contextlib.contextmanager
+def running(
+    argv: Sequence[str | Path],
+    *,
+    log: Path,
+    pass_fds: Sequence[int] = (),
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a long-lived program in a process group of its own; its output goes to ``log``.
+
+    The kernel kills it when the thread that started it dies, a SIGKILL of us included (``setpriv --pdeathsig``,
+    prctl(2) PR_SET_PDEATHSIG). At the end of the block it is terminated, then killed, and always waited for.
+
+    :raises HostError: the program cannot be started.
+    """
+    setpriv = require_program("setpriv", why="bind child processes to the life of this one (util-linux)")
+    words = [os.fspath(setpriv), "--pdeathsig", "KILL", "--", *(os.fspath(word) for word in argv)]
+    with log.open("ab") as sink:
+        try:
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                cwd=cwd,
+                env=clean_environment(env),
+                pass_fds=tuple(pass_fds),
+                start_new_session=True,
+            )
+        except OSError as exc:
+            raise HostError(f"cannot start {words[4]!r}: {exc.strerror}", hint="run 'seatrial doctor'") from exc
+    try:
+        yield process
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=_GRACE_S)
+    process.wait()

@@ -1,0 +1,1 @@
+"""The decision written out: record, JUnit XML, HTML, terminal."""
