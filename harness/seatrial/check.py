@@ -1,0 +1,66 @@
+"""What a check function uses to say what it saw; it decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import NoReturn
+
+from seatrial.errors import ObservationError
+from seatrial.policy.judge import Observation
+
+__all__ = ["Check", "NotApplicable"]
+
+_SHOWN = 20
+_LONGEST = 300
+
+
+class NotApplicable(Exception):  # noqa: N818 -- an answer, not an error
+    """The control makes no sense on this guest; the reason is the message."""
+
+
+class Check:
+    """Collects the observations of one control.
+
+    All of them count: a control passes when every observation holds, and at least one was made.
+    """
+
+    def __init__(self) -> None:
+        self.observations: list[Observation] = []
+
+    def holds(self, condition: bool, *, expected: object, seen: object) -> None:
+        """Record that ``condition`` was found true or false, with what was expected and seen."""
+        self.observations.append(Observation(holds=condition, expected=_short(expected), seen=_short(seen)))
+
+    def equal(self, seen: object, expected: object, *, what: str) -> None:
+        """Record whether ``seen`` equals ``expected``; ``what`` names the quantity."""
+        self.holds(seen == expected, expected=f"{what} = {expected}", seen=f"{what} = {seen}")
+
+    def one_of(self, seen: object, allowed: Collection[object], *, what: str) -> None:
+        """Record whether ``seen`` is one of ``allowed``."""
+        choice = " or ".join(str(value) for value in allowed)
+        self.holds(seen in allowed, expected=f"{what} = {choice}", seen=f"{what} = {seen}")
+
+    def nothing(self, found: Iterable[object], *, expected: str) -> None:
+        """Record whether ``found`` is empty; what was found is shown."""
+        items = [str(item) for item in found]
+        more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+        self.holds(not items, expected=expected, seen=", ".join(items[:_SHOWN]) + more if items else "none")
+
+    def not_applicable(self, reason: str) -> NoReturn:
+        """End the check: the control makes no sense on this guest.
+
+        :raises NotApplicable: always.
+        """
+        raise NotApplicable(reason)
+
+    def cannot_tell(self, reason: str) -> NoReturn:
+        """End the check: the question could not be answered, which is an error and never a pass.
+
+        :raises ObservationError: always.
+        """
+        raise ObservationError(reason)
+
+
+def _short(value: object) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

@@ -1,0 +1,113 @@
+"""Flavours: what an image is, how one gets in, and the values that its policy expects; with inheritance."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from seatrial.errors import ConfigError
+from seatrial.policy.controls import HostKind
+
+__all__ = ["Access", "Budgets", "Flavour", "LynisPolicy", "load_flavour"]
+
+Seconds = Annotated[float, Field(gt=0)]
+_STRICT = ConfigDict(frozen=True, extra="forbid")
+
+
+class Access(BaseModel):
+    """How the run gets a root shell: the provisioning route and the user that it provides."""
+
+    model_config = _STRICT
+
+    route: Literal["credentials", "cloud-init"]
+    user: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
+
+
+class Budgets(BaseModel):
+    """Limits for boot phases in seconds, one table an accelerator: a budget of another accelerator judges nothing."""
+
+    model_config = _STRICT
+
+    kvm: Mapping[str, Seconds] = {}
+    tcg: Mapping[str, Seconds] = {}
+
+
+class LynisPolicy(BaseModel):
+    """What lynis findings mean for the decision."""
+
+    model_config = _STRICT
+
+    gate_on_suggestions: bool
+    accepted: Mapping[str, str] = {}  # test id -> why it is accepted
+    min_index: Annotated[int, Field(ge=0, le=100)]
+
+
+class Flavour(BaseModel):
+    """A kind of image with its policy. ``expect`` holds the lists that audits compare with (allow-lists)."""
+
+    model_config = _STRICT
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+    title: str
+    kind: HostKind
+    machine: str
+    access: Access
+    budgets: Budgets = Budgets()
+    lynis: LynisPolicy
+    expect: Mapping[str, tuple[str, ...]]
+
+    def allowed(self, key: str) -> tuple[str, ...]:
+        """Return the list that the policy holds under ``expect.key``.
+
+        :raises ConfigError: the flavour does not say; nothing is assumed.
+        """
+        try:
+            return self.expect[key]
+        except KeyError:
+            raise ConfigError(
+                f"flavour {self.name!r} has no list 'expect.{key}', which a selected control compares with",
+                hint=f"add '{key} = [...]' to [expect] in suites/flavours/{self.name}.toml or in the flavour that it inherits",
+            ) from None
+
+
+def load_flavour(name: str, read: Callable[[str], str | None], *, known: tuple[str, ...]) -> Flavour:
+    """Return flavour ``name`` with all that it inherits; ``read`` gives the text of one flavour's table or None.
+
+    :raises ConfigError: unknown flavour, a circle of inheritance, or a faulty table.
+    """
+    merged: dict[str, Any] = {}
+    chain: list[str] = []
+    current: str | None = name
+    while current is not None:
+        if current in chain:
+            raise ConfigError(f"flavour {name!r} inherits in a circle: {' -> '.join([*chain, current])}")
+        text = read(current)
+        if text is None:
+            raise ConfigError(
+                f"unknown flavour {current!r}" + (f", inherited by {chain[-1]!r}" if chain else ""),
+                hint=f"known flavours: {', '.join(known)}",
+            )
+        chain.append(current)
+        try:
+            table = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as exc:
+            raise ConfigError(f"flavour {current!r} is not valid TOML: {exc}") from exc
+        current = table.pop("inherits", None)
+        merged = _merge(table, merged)
+    if merged.pop("abstract", False) and len(chain) == 1:
+        raise ConfigError(f"flavour {name!r} is a base for others and no image's flavour", hint=f"known flavours: {', '.join(known)}")
+    try:
+        return Flavour.model_validate({**merged, "name": name})
+    except ValidationError as exc:
+        faults = "\n".join(f"  {'.'.join(map(str, f['loc']))}: {f['msg']}" for f in exc.errors())
+        raise ConfigError(f"flavour {name!r} ({' -> '.join(chain)}) is not valid:\n{faults}") from exc
+
+
+def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    both = {
+        key: _merge(under[key], over[key]) for key in under.keys() & over.keys() if isinstance(under[key], dict) and isinstance(over[key], dict)
+    }
+    return {**under, **over, **both}
