@@ -14,7 +14,7 @@ _SHOWN = 20
 _LONGEST = 300
 
 
-class NotApplicable(Exception):  # noqa: N818 -- an answer, not an error
+class NotApplicable(Exception):
     """The control makes no sense on this guest; the reason is the message."""
 
 

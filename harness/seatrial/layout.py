@@ -17,7 +17,10 @@ def data_dir(name: str) -> Path:
 
 def cache_dir(*parts: str) -> Path:
     """Return (and make) a folder below the user's cache (``SEATRIAL_CACHE``, else ``$XDG_CACHE_HOME/seatrial``)."""
-    base = os.environ.get("SEATRIAL_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seatrial"
+    base = (
+        os.environ.get("SEATRIAL_CACHE")
+        or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "seatrial"
+    )
     path = Path(base, *parts)
     path.mkdir(parents=True, exist_ok=True)
     return path

@@ -98,7 +98,9 @@ def load_flavour(name: str, read: Callable[[str], str | None], *, known: tuple[s
         current = table.pop("inherits", None)
         merged = _merge(table, merged)
     if merged.pop("abstract", False) and len(chain) == 1:
-        raise ConfigError(f"flavour {name!r} is a base for others and no image's flavour", hint=f"known flavours: {', '.join(known)}")
+        raise ConfigError(
+            f"flavour {name!r} is a base for others and no image's flavour", hint=f"known flavours: {', '.join(known)}"
+        )
     try:
         return Flavour.model_validate({**merged, "name": name})
     except ValidationError as exc:
@@ -108,6 +110,8 @@ def load_flavour(name: str, read: Callable[[str], str | None], *, known: tuple[s
 
 def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     both = {
-        key: _merge(under[key], over[key]) for key in under.keys() & over.keys() if isinstance(under[key], dict) and isinstance(over[key], dict)
+        key: _merge(under[key], over[key])
+        for key in under.keys() & over.keys()
+        if isinstance(under[key], dict) and isinstance(over[key], dict)
     }
     return {**under, **over, **both}

@@ -1,0 +1,184 @@
+"""One persistent root shell over one SSH channel: a round trip a command, exact answers, nothing ever run twice.
+
+The shell reads one line a command. It runs the command as a child of its own in a session of its own, with no stdin,
+and frames both streams with a mark that no output can guess. So the end of an answer is seen on each stream by itself:
+a background process that keeps the stream open hangs nothing, and a command that is killed leaves the connection usable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import secrets
+import shlex
+from collections.abc import Iterator
+from typing import Final
+
+from seatrial.clock import Deadline
+from seatrial.errors import CommandTimeout, OutputTooLarge, SessionLost
+from seatrial.guest.ssh import Channel, Connection, Guard
+
+__all__ = ["MOST_OUTPUT", "Shell", "root_shell"]
+
+MOST_OUTPUT: Final = 64 * 1024 * 1024
+_SETUP_S: Final = 60.0
+_KILL_S: Final = 30.0
+_PID = re.compile(rb"(\d{1,10})\n")
+
+
+class Shell:
+    """Runs commands as root. Not for several threads at once."""
+
+    def __init__(self, connection: Connection, *, guard: Guard, timeout_s: float) -> None:
+        self._connection = connection
+        self._guard = guard
+        self._timeout_s = timeout_s
+        self._prefix = "" if connection.user == "root" else "sudo -n -- "
+        self._channel: Channel | None = None
+
+    def run(self, command: str, *, timeout_s: float | None = None) -> tuple[int, bytes, bytes]:
+        """Return exit status, stdout and stderr of ``command``, run by ``sh -c`` as root.
+
+        :param timeout_s: seconds until the command and its children are killed; the default is the shell's.
+        :raises CommandTimeout: it did not end in time. The next command gets a fresh shell.
+        :raises OutputTooLarge: it wrote more than 64 MiB.
+        :raises SessionLost: the connection broke; whether the command ran is unknown and it is not repeated.
+        """
+        if "\0" in command:
+            raise ValueError("a command cannot hold a NUL character")
+        limit_s = timeout_s if timeout_s is not None else self._timeout_s
+        channel = self._channel or self._opened()
+        mark = secrets.token_hex(16)
+        frame = _Frame(mark)
+        # The shell is marked usable again only by an answer that was read to its end.
+        self._channel = None
+        channel.send(_script(command, mark), deadline=Deadline(limit_s))
+        try:
+            self._collect(channel, frame, command, limit_s)
+        except (CommandTimeout, OutputTooLarge):
+            self._kill(frame.pid)
+            channel.close()
+            raise
+        self._channel = channel
+        return frame.answer()
+
+    def push(self, content: bytes, path: str, *, mode: int = 0o600) -> None:
+        """Write ``content`` to the new file ``path`` of the guest; an existing file is refused.
+
+        :raises SessionLost: the guest did not take it.
+        """
+        quoted = shlex.quote(path)
+        # noclobber: O_EXCL, so that no symlink planted by the guest is followed.
+        script = f"umask 077 && set -C && cat > {quoted} && chmod {mode:o} {quoted}"
+        deadline = Deadline(max(self._timeout_s, _SETUP_S))
+        channel = self._connection.open(f"{self._prefix}sh -c {shlex.quote(script)}", deadline=deadline)
+        try:
+            channel.send(content, deadline=deadline)
+            channel.end_of_input()
+            complaint = b""
+            while (piece := channel.receive(deadline=deadline, guard=self._guard)) is not None and not deadline.is_over:
+                complaint += piece[1][:4096]
+            status = channel.exit_status(deadline=deadline)
+        finally:
+            channel.close()
+        if status != 0:
+            text = complaint.decode("utf-8", "backslashreplace").strip()[-300:]
+            raise SessionLost(f"the guest did not take the file {path!r}: exit status {status}, {text!r}")
+
+    def close(self) -> None:
+        """Close the shell."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def _opened(self) -> Channel:
+        return self._connection.open(f"{self._prefix}env LC_ALL=C sh", deadline=Deadline(_SETUP_S))
+
+    def _collect(self, channel: Channel, frame: _Frame, command: str, limit_s: float) -> None:
+        deadline = Deadline(limit_s)
+        while not frame.is_complete:
+            piece = channel.receive(deadline=deadline, guard=self._guard)
+            if piece is None:
+                raise SessionLost(
+                    f"the guest's root shell ended while it ran {command[:200]!r}",
+                    hint="did the command stop sshd, log the user out, or power the guest off? The console log shows it",
+                )
+            if piece == (b"", b""):
+                raise CommandTimeout(f"command {command[:200]!r} did not end within {limit_s:.0f} s; it was killed")
+            frame.feed(*piece)
+            if frame.size > MOST_OUTPUT:
+                raise OutputTooLarge(
+                    f"command {command[:200]!r} wrote more than {MOST_OUTPUT >> 20} MiB; it was killed"
+                )
+
+    def _kill(self, pid: int | None) -> None:
+        """Kill the command's whole session from a channel beside the shell; the guest may be too sick for that."""
+        if pid is None:
+            return
+        script = f"kill -s KILL -- -{pid} || kill -s KILL {pid}"
+        with contextlib.suppress(SessionLost):
+            channel = self._connection.open(f"{self._prefix}sh -c {shlex.quote(script)}", deadline=Deadline(_KILL_S))
+            while channel.receive(deadline=Deadline(_KILL_S), guard=lambda: None) not in (None, (b"", b"")):
+                pass
+            channel.close()
+
+
+class _Frame:
+    """One answer as it comes: ``MARK pid LF`` at the head of stderr, ``MARK`` at the head of stdout, a tail mark on both."""
+
+    def __init__(self, mark: str) -> None:
+        self._begin = f"<{mark}>".encode()
+        self._end = f"</{mark}>".encode()
+        self._streams = [bytearray(), bytearray()]
+        self._ends = [-1, -1]
+
+    @property
+    def size(self) -> int:
+        return sum(len(stream) for stream in self._streams)
+
+    @property
+    def is_complete(self) -> bool:
+        return all(end >= 0 and self._streams[n].find(b"\n", end) >= 0 for n, end in enumerate(self._ends))
+
+    @property
+    def pid(self) -> int | None:
+        start = self._streams[1].find(self._begin)
+        match = _PID.match(self._streams[1], start + len(self._begin)) if start >= 0 else None
+        return int(match[1]) if match else None
+
+    def feed(self, out: bytes, err: bytes) -> None:
+        for number, piece in enumerate((out, err)):
+            stream = self._streams[number]
+            before = len(stream)
+            stream += piece
+            if self._ends[number] < 0:
+                self._ends[number] = stream.find(self._end, max(0, before - len(self._end)))
+
+    def answer(self) -> tuple[int, bytes, bytes]:
+        out, err = self._streams
+        status = int(out[self._ends[0] + len(self._end) : out.find(b"\n", self._ends[0])])
+        stdout = bytes(out[out.find(self._begin) + len(self._begin) : self._ends[0]])
+        after_pid = err.find(b"\n", err.find(self._begin)) + 1
+        return status, stdout, bytes(err[after_pid : self._ends[1]])
+
+
+def _script(command: str, mark: str) -> bytes:
+    # setsid: a session of its own, so that the whole command can be killed by one process group. The command is
+    # quoted, not fed to the shell's stdin, and has no stdin: it can neither eat the next command nor wait for us.
+    child = f'printf "<{mark}>%d\\n" $$ >&2; printf "<{mark}>"; exec sh -c "$1"'
+    line = (
+        f"if command -v setsid >/dev/null 2>&1; then setsid sh -c {shlex.quote(child)} sh {shlex.quote(command)} </dev/null;"
+        f" else sh -c {shlex.quote(child)} sh {shlex.quote(command)} </dev/null; fi;"
+        f' printf "</{mark}>%d\\n" $?; printf "</{mark}>\\n" >&2\n'
+    )
+    return line.encode("utf-8", "surrogateescape")
+
+
+@contextlib.contextmanager
+def root_shell(connection: Connection, *, guard: Guard, timeout_s: float) -> Iterator[Shell]:
+    """Give a root shell on ``connection``; ``timeout_s`` is the default limit of a command."""
+    shell = Shell(connection, guard=guard, timeout_s=timeout_s)
+    try:
+        yield shell
+    finally:
+        shell.close()

@@ -1,0 +1,116 @@
+"""The only door to qemu.qmp: one monitor a QEMU, on a socket that nobody else can reach."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
+
+from seatrial.clock import Deadline
+from seatrial.errors import GuestStopped, HostError
+
+__all__ = ["Monitor", "attached"]
+
+# The library reports the end of the connection, which every QEMU's end brings, as a fault.
+logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
+logging.getLogger("qemu.qmp").propagate = False
+
+_ANSWER_S = 30.0
+
+
+class Monitor:
+    """QMP commands and events of one QEMU. Calls come from any thread; the protocol runs in a thread of its own."""
+
+    def __init__(self, client: QMPClient, loop: asyncio.AbstractEventLoop) -> None:
+        self._client = client
+        self._loop = loop
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def execute(self, command: str, **arguments: object) -> Any:
+        """Return what QEMU answers to ``command``.
+
+        :raises GuestStopped: QEMU is gone or does not answer.
+        :raises HostError: QEMU refused the command.
+        """
+        future = asyncio.run_coroutine_threadsafe(self._client.execute(command, dict(arguments)), self._loop)
+        try:
+            return future.result(timeout=_ANSWER_S)
+        except ExecuteError as exc:
+            raise HostError(f"QEMU refused {command!r}: {exc}") from exc
+        except (QMPError, EOFError, OSError) as exc:
+            raise GuestStopped(f"QEMU ended before it answered {command!r}") from exc
+        except TimeoutError as exc:
+            future.cancel()
+            raise GuestStopped(f"QEMU did not answer {command!r} within {_ANSWER_S:.0f} s") from exc
+
+    def forwarded_port(self, guest_port: int) -> int:
+        """Return the TCP port on 127.0.0.1 that QEMU took for ``guest_port``.
+
+        QEMU chooses it itself (``hostfwd=tcp:127.0.0.1:0-:22``), so no other program can take it first.
+
+        :raises HostError: QEMU forwards no such port.
+        """
+        table = str(self.execute("human-monitor-command", **{"command-line": "info usernet"}))
+        for line in table.splitlines():
+            match = re.match(r"\s*TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+(\d+)\s", line)
+            if match and int(match[2]) == guest_port:
+                return int(match[1])
+        raise HostError(f"QEMU forwards no port to port {guest_port} of the guest; its table was {table!r}")
+
+    def status(self) -> str:
+        """Return QEMU's run state: ``running``, ``paused``, ``internal-error``, ``guest-panicked``, ..."""
+        return str(self.execute("query-status")["status"])
+
+
+@contextlib.contextmanager
+def attached(sock: socket.socket, *, deadline: Deadline) -> Iterator[Monitor]:
+    """Speak QMP on ``sock``; events are kept from the first one.
+
+    :raises HostError: QEMU does not greet in time.
+    """
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="seatrial-qmp", daemon=True)
+    thread.start()
+    client = QMPClient("seatrial")
+    monitor = Monitor(client, loop)
+    pump: asyncio.Future[None] | None = None
+    try:
+        try:
+            asyncio.run_coroutine_threadsafe(client.connect(sock), loop).result(timeout=deadline.remaining_s)
+        except (ConnectError, TimeoutError, OSError) as exc:
+            raise HostError(f"QEMU gave no QMP greeting: {type(exc).__name__}: {exc}") from exc
+        pump = asyncio.run_coroutine_threadsafe(_keep_events(client, monitor), loop)  # type: ignore[assignment]  # concurrent future
+        yield monitor
+    finally:
+        if pump is not None:
+            pump.cancel()
+        _disconnect(client, loop)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+async def _keep_events(client: QMPClient, monitor: Monitor) -> None:
+    while True:
+        event = await client.events.get()
+        monitor.events.append((str(event["event"]), dict(event.get("data") or {})))
+
+
+def _disconnect(client: QMPClient, loop: asyncio.AbstractEventLoop) -> None:
+    async def leave() -> None:
+        # EOFError and friends are normal here: QEMU may have ended first.
+        with contextlib.suppress(Exception):
+            await client.disconnect()
+        for task in asyncio.all_tasks(loop) - {asyncio.current_task(loop)}:
+            task.cancel()
+        await asyncio.sleep(0)
+
+    with contextlib.suppress(Exception):
+        asyncio.run_coroutine_threadsafe(leave(), loop).result(timeout=_ANSWER_S)
