@@ -1,0 +1,193 @@
+"""What the guest's account files, login.defs, PAM stacks and sudoers say, and the questions that fetch them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from seatrial.errors import ObservationError
+
+__all__ = [
+    "ACCOUNT_FILES",
+    "GROUPS",
+    "LOGIN_DEFS",
+    "LOGIN_SHELL",
+    "PASSWD",
+    "Account",
+    "Group",
+    "LoginShell",
+    "Secret",
+    "ordinary_accounts",
+    "parse_groups",
+    "parse_login_defs",
+    "parse_login_shell",
+    "parse_passwd",
+    "parse_shadow",
+]
+
+# getent sees what nss adds (altfiles, userdb); a system without it has the files alone.
+PASSWD: Final = "if command -v getent >/dev/null 2>&1; then getent passwd; else cat /etc/passwd; fi"  # noqa: S105 -- a file
+GROUPS: Final = "if command -v getent >/dev/null 2>&1; then getent group; else cat /etc/group; fi"
+ACCOUNT_FILES: Final = "grep -asH '' /etc/passwd /etc/shadow /etc/group /etc/gshadow"
+LOGIN_DEFS: Final = "for f in /etc/login.defs /usr/etc/login.defs; do if [ -e $f ]; then cat $f; break; fi; done"
+# root's own shell reads its own profile files; whatever they print is told from the answer by the names.
+LOGIN_SHELL: Final = (
+    'case "${SHELL##*/}" in bash|sh|dash|ash|ksh|zsh) s=$SHELL ;; *) s=/bin/sh ;; esac; '
+    '"$s" -lc \'printf "\\nseatrial-umask=%s\\nseatrial-path=%s\\n" "$(umask)" "$PATH"\''
+)
+
+_NOLOGIN: Final = frozenset({"nologin", "false"})
+_FIXED_PROGRAMS: Final = frozenset(
+    {"/bin/sync", "/sbin/shutdown", "/sbin/halt", "/usr/bin/sync", "/usr/sbin/shutdown", "/usr/sbin/halt"}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """One entry of the passwd database."""
+
+    name: str
+    password: str
+    uid: int
+    gid: int
+    home: str
+    shell: str
+
+    @property
+    def has_login_shell(self) -> bool:
+        """Return whether the shell lets somebody in; an empty field means /bin/sh."""
+        return self.shell not in _FIXED_PROGRAMS and self.shell.rsplit("/", 1)[-1] not in _NOLOGIN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """One entry of the group database."""
+
+    name: str
+    gid: int
+    members: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Secret:
+    """One entry of the shadow database: the password field as it is."""
+
+    name: str
+    field: str
+
+    @property
+    def is_empty(self) -> bool:
+        """Return whether the account needs no password at all."""
+        return not self.field
+
+    @property
+    def is_locked(self) -> bool:
+        """Return whether no password opens the account."""
+        return self.field.startswith(("!", "*"))
+
+    @property
+    def scheme(self) -> str | None:
+        """Return the hash scheme (``y``, ``6``, ...; ``des`` for the ancient one), or None when no hash is stored."""
+        hashed = self.field.lstrip("!*")
+        if not hashed:
+            return None
+        match = re.match(r"\$([^$]+)\$", hashed)
+        return match[1] if match else "des"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoginShell:
+    """What a login shell of root starts with."""
+
+    umask: int
+    path: tuple[str, ...]
+
+
+def parse_passwd(text: str) -> tuple[Account, ...]:
+    """Return the accounts of passwd lines; entries that repeat name and uid (two nss sources) count once.
+
+    :raises ObservationError: a line is no passwd entry.
+    """
+    accounts: dict[tuple[str, int], Account] = {}
+    for line in filter(None, text.split("\n")):
+        fields = line.split(":")
+        if len(fields) != 7 or not fields[0] or not _is_id(fields[2]) or not _is_id(fields[3]):
+            raise ObservationError(
+                f"the passwd database holds {line[:200]!r}, which is no 'name:x:uid:gid:gecos:home:shell'"
+            )
+        name, password, uid, gid, _, home, shell = fields
+        account = Account(name=name, password=password, uid=int(uid), gid=int(gid), home=home, shell=shell)
+        accounts.setdefault((name, account.uid), account)
+    return tuple(accounts.values())
+
+
+def parse_groups(text: str) -> tuple[Group, ...]:
+    """Return the groups of group lines; entries that repeat name and gid count once.
+
+    :raises ObservationError: a line is no group entry.
+    """
+    groups: dict[tuple[str, int], Group] = {}
+    for line in filter(None, text.split("\n")):
+        fields = line.split(":")
+        if len(fields) != 4 or not fields[0] or not _is_id(fields[2]):
+            raise ObservationError(f"the group database holds {line[:200]!r}, which is no 'name:x:gid:members'")
+        members = tuple(member for member in fields[3].split(",") if member)
+        group = Group(name=fields[0], gid=int(fields[2]), members=members)
+        groups.setdefault((group.name, group.gid), group)
+    return tuple(groups.values())
+
+
+def parse_shadow(text: str) -> tuple[Secret, ...]:
+    """Return the entries of shadow lines.
+
+    :raises ObservationError: a line is no shadow entry.
+    """
+    secrets = []
+    for line in filter(None, text.split("\n")):
+        fields = line.split(":")
+        if len(fields) != 9 or not fields[0]:
+            # The line may hold a hash: show no more than its name.
+            raise ObservationError(
+                f"the shadow database holds a line with {len(fields)} fields instead of 9, beginning {line[:20]!r}"
+            )
+        secrets.append(Secret(name=fields[0], field=fields[1]))
+    return tuple(secrets)
+
+
+def parse_login_defs(text: str) -> Mapping[str, str]:
+    """Return the settings of login.defs; the last of several wins, as in shadow.
+
+    :raises ObservationError: a line is neither a comment nor ``NAME value``.
+    """
+    settings: dict[str, str] = {}
+    for line in text.split("\n"):
+        words = line.split("#", 1)[0].split(None, 1)
+        if not words:
+            continue
+        if not re.fullmatch(r"[A-Z0-9_]+", words[0]):
+            raise ObservationError(f"login.defs holds {line[:200]!r}, which is no 'NAME value'")
+        settings[words[0]] = words[1].strip().strip('"') if len(words) == 2 else ""
+    return settings
+
+
+def parse_login_shell(text: str) -> LoginShell:
+    """Return umask and PATH of the answer to :data:`LOGIN_SHELL`.
+
+    :raises ObservationError: they are not there.
+    """
+    umask = re.findall(r"(?m)^seatrial-umask=([0-7]{1,4})$", text)
+    path = re.findall(r"(?m)^seatrial-path=(.*)$", text)
+    if len(umask) != 1 or len(path) != 1:
+        raise ObservationError(f"root's login shell did not say its umask and PATH; it said {text[-200:]!r}")
+    return LoginShell(umask=int(umask[0], 8), path=tuple(path[0].split(":")))
+
+
+def ordinary_accounts(accounts: Sequence[Account], uid_min: int) -> tuple[Account, ...]:
+    """Return root, the accounts of people, and whatever else has a login shell: those whose homes matter."""
+    return tuple(a for a in accounts if a.has_login_shell or uid_min <= a.uid < 65534)
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 10

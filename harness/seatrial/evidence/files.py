@@ -1,0 +1,227 @@
+"""What the guest says of its files: one walk for every audit, states of named files, mounts, lines by file."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from seatrial.errors import ObservationError
+
+__all__ = [
+    "MOUNTS",
+    "FileState",
+    "Mount",
+    "audit_command",
+    "backing_mount",
+    "capabilities_command",
+    "lines_by_file",
+    "local_trees",
+    "parse_capabilities",
+    "parse_mounts",
+    "parse_states",
+    "read_command",
+    "states_command",
+]
+
+MOUNTS: Final = "cat /proc/self/mountinfo"
+
+# File systems that hold no files of the image, would trigger a mount, or live elsewhere.
+_NOT_WALKED: Final = re.compile(
+    r"autofs|binfmt_misc|bpf|cgroup2?|configfs|debugfs|devpts|efivarfs|fusectl|hugetlbfs|nsfs|proc|pstore|rpc_pipefs"
+    r"|securityfs|selinuxfs|sysfs|tracefs|9p|afs|ceph|cifs|fuse\.sshfs|nfs4?|smb3|virtiofs"
+)
+_OCTAL: Final = re.compile(r"\\([0-7]{3})")
+_STATE: Final = re.compile(r"([0-9a-f]{1,8}) (\S+) (\S+) (\S.*)")
+_CAPABILITIES: Final = re.compile(
+    r"(/.*?)(?: =)? ((?:cap_[a-z0-9_,]+|all|)[=+][eip]+(?: \S+[=+-][eip]+)*)(?: \[rootid=\d+\])?"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """One mount: where, of which device, which subtree of it, and how (options of the mount and of the file system)."""
+
+    point: str
+    device: str
+    root: str
+    fstype: str
+    options: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileState:
+    """Type and mode bits, owner and group of a file."""
+
+    mode: int
+    owner: str
+    group: str
+    path: str
+
+    @property
+    def permissions(self) -> int:
+        """Return the permission bits with set-id and sticky bits."""
+        return stat.S_IMODE(self.mode)
+
+    @property
+    def is_file(self) -> bool:
+        """Return whether this is a regular file."""
+        return stat.S_ISREG(self.mode)
+
+    @property
+    def is_dir(self) -> bool:
+        """Return whether this is a directory."""
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_link(self) -> bool:
+        """Return whether this is a symbolic link."""
+        return stat.S_ISLNK(self.mode)
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.permissions:04o} {self.owner}:{self.group})"
+
+
+def parse_mounts(text: str) -> tuple[Mount, ...]:
+    """Return the mounts of ``/proc/self/mountinfo``, in its order.
+
+    :raises ObservationError: a line is none, or there is none.
+    """
+    mounts = []
+    for line in filter(None, text.split("\n")):
+        before, separator, after = line.partition(" - ")
+        left, right = before.split(" "), after.split(" ")
+        if not separator or len(left) < 6 or len(right) < 3:
+            raise ObservationError(f"mountinfo holds {line[:200]!r}, which describes no mount")
+        options = frozenset([*left[5].split(","), *right[2].split(",")])
+        mounts.append(
+            Mount(point=_plain(left[4]), device=left[2], root=_plain(left[3]), fstype=right[0], options=options)
+        )
+    if not mounts:
+        raise ObservationError("mountinfo is empty: not even '/' is mounted")
+    return tuple(mounts)
+
+
+def backing_mount(mounts: Sequence[Mount], path: str) -> Mount:
+    """Return the mount that really holds ``path``: the deepest, and of several at one place the last.
+
+    :raises ObservationError: none does.
+    """
+    best: Mount | None = None
+    for mount in mounts:
+        holds = mount.point in {"/", path} or path.startswith(f"{mount.point}/")
+        if holds and mount.fstype != "autofs" and (best is None or len(mount.point) >= len(best.point)):
+            best = mount
+    if best is None:
+        raise ObservationError(f"mountinfo names no mount that holds {path!r}")
+    return best
+
+
+def local_trees(mounts: Sequence[Mount]) -> tuple[str, ...]:
+    """Return one mount point for each local file system that can hold files of the image, widest subtree first."""
+    best: dict[str, Mount] = {}
+    for mount in mounts:
+        if _NOT_WALKED.fullmatch(mount.fstype) or backing_mount(mounts, mount.point) != mount:
+            continue
+        known = best.get(mount.device)
+        if known is None or len(mount.root) < len(known.root):
+            best[mount.device] = mount
+    return tuple(sorted(mount.point for mount in best.values()))
+
+
+def audit_command(trees: Sequence[str]) -> str:
+    """Return the one walk over ``trees`` that finds whatever an audit of permissions cares for.
+
+    World-writable files and folders, set-id files, files without owner, keys that open accounts, and programs or
+    libraries that others than root may change. A name with a line break is given as inode, so that it forges nothing.
+    """
+    wanted = (
+        r"-type f \( -perm -0002 -o -perm -4000 -o -perm -2000 \)",
+        "-type d -perm -0002",
+        "-nouser",
+        "-nogroup",
+        "-type f -size +0 -path '*/authorized_keys*'",
+        r"-path '/usr/*' ! -type l \( -perm -0020 -o ! -user 0 \)",
+    )
+    return _walk(trees, r" -o ".join(wanted), "stat -c '%f %u %g %n' {} +")
+
+
+def capabilities_command(trees: Sequence[str]) -> str:
+    """Return the walk over ``trees`` that finds programs with file capabilities."""
+    roots = " ".join(shlex.quote(tree) for tree in trees)
+    return (
+        rf"getcap / && find {roots} -xdev -type f \( -perm -0100 -o -perm -0010 -o -perm -0001 \) -exec getcap {{}} +"
+    )
+
+
+def states_command(patterns: Sequence[str]) -> str:
+    """Return the question for the states of all files that match the shell ``patterns``; missing ones give nothing."""
+    each = 'if [ -e "$f" ] || [ -L "$f" ]; then stat -c "%f %U %G %n" "$f" || exit; fi'
+    return f"for f in {' '.join(patterns)}; do {each}; done"
+
+
+def parse_states(text: str) -> tuple[FileState, ...]:
+    """Return the files of ``mode owner group name`` lines (the mode in hexadecimal, as ``stat -c %f`` gives it).
+
+    :raises ObservationError: a line is none.
+    """
+    states = []
+    for line in filter(None, text.split("\n")):
+        match = _STATE.fullmatch(line)
+        if not match:
+            raise ObservationError(f"a file is described by {line[:200]!r}, which is no 'mode owner group name'")
+        states.append(FileState(mode=int(match[1], 16), owner=match[2], group=match[3], path=match[4]))
+    return tuple(states)
+
+
+def parse_capabilities(text: str) -> Mapping[str, str]:
+    """Return path to capabilities of what getcap wrote, in its older (``path = cap+ep``) or newer form.
+
+    :raises ObservationError: a line is none.
+    """
+    found = {}
+    for line in filter(None, text.split("\n")):
+        match = _CAPABILITIES.fullmatch(line)
+        if not match:
+            raise ObservationError(f"getcap said {line[:200]!r}, which is no 'path capabilities'")
+        found[match[1]] = match[2].replace("+", "=", 1)
+    return found
+
+
+def read_command(paths: Sequence[str]) -> str:
+    """Return the question for the lines of ``paths``, each with its path; missing files give nothing."""
+    return f"grep -asH '' {' '.join(shlex.quote(path) for path in paths)} /dev/null; true"
+
+
+def lines_by_file(text: str, paths: Sequence[str] | None = None) -> Mapping[str, tuple[str, ...]]:
+    """Return path to lines of ``path:line`` text; ``paths`` names the files when their names may hold colons.
+
+    :raises ObservationError: a line belongs to no file.
+    """
+    files: dict[str, tuple[str, ...]] = {}
+    known = sorted(paths or (), key=len, reverse=True)
+    for line in filter(None, text.split("\n")):
+        path = (
+            next((p for p in known if line.startswith(f"{p}:")), None) if paths is not None else line.partition(":")[0]
+        )
+        if path is None or not path.startswith("/"):
+            raise ObservationError(f"a line belongs to no file that was asked for: {line[:200]!r}")
+        files[path] = (*files.get(path, ()), line[len(path) + 1 :])
+    return files
+
+
+def _walk(trees: Sequence[str], wanted: str, action: str) -> str:
+    roots = " ".join(shlex.quote(tree) for tree in trees)
+    newline = shlex.quote("*\n*")
+    odd = "stat -c '%f %u %g (a line break in the name of inode %i)' {} +"
+    return (
+        rf"find {roots} -xdev \( {wanted} \) "
+        rf"\( -path {newline} -exec {odd} -o -exec {action} \)"
+    )
+
+
+def _plain(field: str) -> str:
+    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), field)

@@ -1,0 +1,92 @@
+"""What systemd says of its units and of its configuration files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Final
+
+from seatrial.errors import ObservationError
+
+__all__ = ["UNITS", "UNIT_FILES", "config_command", "matching_units", "parse_config", "parse_unit_files", "parse_units"]
+
+UNIT_FILES: Final = "systemctl list-unit-files --no-legend --no-pager --plain"
+UNITS: Final = (
+    "systemctl list-units --all --no-legend --no-pager --plain --type=service,socket,timer,target,path,mount,automount"
+)
+
+_STATE: Final = re.compile(
+    r"(enabled|linked|masked)(-runtime)?|alias|static|disabled|indirect|generated|transient|bad"
+)
+_UNIT: Final = r"\S+\.(?:automount|device|mount|path|scope|service|slice|socket|swap|target|timer)"
+
+
+def parse_unit_files(text: str) -> Mapping[str, str]:
+    """Return unit to state (enabled, masked, static, ...) of ``systemctl list-unit-files``.
+
+    :raises ObservationError: a line is none, or there is none.
+    """
+    units = {}
+    for line in filter(None, text.split("\n")):
+        words = line.split()
+        if len(words) < 2 or not re.fullmatch(_UNIT, words[0]) or not _STATE.fullmatch(words[1]):
+            raise ObservationError(f"systemctl said {line[:200]!r}, which is no unit file and its state")
+        units[words[0]] = words[1]
+    if not units:
+        raise ObservationError("systemctl knows no unit file at all")
+    return units
+
+
+def parse_units(text: str) -> Mapping[str, str]:
+    """Return unit to activity (active, inactive, failed, ...) of ``systemctl list-units``.
+
+    :raises ObservationError: a line is none, or there is none.
+    """
+    units = {}
+    for line in filter(None, text.split("\n")):
+        # A unit that failed or was not found carries a mark in front.
+        words = re.sub(r"^[●*x↻○]\s+", "", line.strip()).split()
+        if len(words) < 4 or not re.fullmatch(_UNIT, words[0]):
+            raise ObservationError(f"systemctl said {line[:200]!r}, which is no unit and its state")
+        units[words[0]] = words[2]
+    if not units:
+        raise ObservationError("systemctl knows no unit at all")
+    return units
+
+
+def matching_units(units: Mapping[str, str], patterns: tuple[str, ...], states: frozenset[str]) -> list[str]:
+    """Return ``unit (state)`` for each unit that fits one of ``patterns`` and is in one of ``states``."""
+    return [
+        f"{unit} ({state})"
+        for unit, state in units.items()
+        if state in states and any(fnmatchcase(unit, pattern) for pattern in patterns)
+    ]
+
+
+def config_command(name: str) -> str:
+    """Return the question for ``name`` (``systemd/journald.conf``) and its drop-ins, in systemd's order."""
+    return f"systemd-analyze cat-config --no-pager {name}"
+
+
+def parse_config(text: str) -> Mapping[str, str]:
+    """Return ``Section.Key`` to value of systemd configuration; the last of several wins.
+
+    :raises ObservationError: a line is neither section, comment nor ``Key=value``.
+    """
+    settings: dict[str, str] = {}
+    section = ""
+    for line in text.split("\n"):
+        stripped = line.strip()
+        if not stripped or stripped[0] in "#;":
+            continue
+        if match := re.fullmatch(r"\[([^\]]+)\]", stripped):
+            section = match[1]
+            continue
+        key, equals, value = stripped.partition("=")
+        if not equals or not section:
+            raise ObservationError(
+                f"a systemd configuration file holds {line[:200]!r}, which is no 'Key=value' of a section"
+            )
+        settings[f"{section}.{key.strip()}"] = value.strip()
+    return settings
