@@ -8,7 +8,7 @@ from typing import NoReturn
 from seatrial.errors import ObservationError
 from seatrial.policy.judge import Observation
 
-__all__ = ["Check", "NotApplicable"]
+__all__ = ["Check", "NotApplicable", "NotChecked"]
 
 _SHOWN = 20
 _LONGEST = 300
@@ -16,6 +16,10 @@ _LONGEST = 300
 
 class NotApplicable(Exception):
     """The control makes no sense on this guest; the reason is the message."""
+
+
+class NotChecked(Exception):
+    """The control makes sense, yet nothing here can judge it; the reason is the message."""
 
 
 class Check:
@@ -52,6 +56,13 @@ class Check:
         :raises NotApplicable: always.
         """
         raise NotApplicable(reason)
+
+    def not_checked(self, reason: str) -> NoReturn:
+        """End the check: this run has nothing to judge the control by, such as no budget for its accelerator.
+
+        :raises NotChecked: always.
+        """
+        raise NotChecked(reason)
 
     def cannot_tell(self, reason: str) -> NoReturn:
         """End the check: the question could not be answered, which is an error and never a pass.
