@@ -36,12 +36,19 @@ class Budgets(BaseModel):
 
 
 class LynisPolicy(BaseModel):
-    """What lynis findings mean for the decision."""
+    """What lynis findings mean for the decision.
+
+    ``accepted`` says why findings are accepted: of a whole test (``"AUTH-9286"``), or a single one, by the id of its
+    verdict (``"lynis-ssh-7408-port"``).
+    """
 
     model_config = _STRICT
 
     gate_on_suggestions: bool
-    accepted: Mapping[str, str] = {}  # test id -> why it is accepted
+    accepted: Mapping[
+        Annotated[str, Field(pattern=r"^([A-Z][A-Z0-9]{1,15}(-[0-9]{1,6})?|lynis(-[a-z0-9]+)+)$")],
+        Annotated[str, Field(min_length=1)],
+    ] = {}
     min_index: Annotated[int, Field(ge=0, le=100)]
 
 
