@@ -9,7 +9,7 @@ __all__ = ["cache_dir", "data_dir", "out_dir"]
 
 
 def data_dir(name: str) -> Path:
-    """Return the folder ``name`` (``suites``, ``qemu``, ``reports``) in a checkout, an editable install or a wheel alike."""
+    """Return the folder ``name`` (``suites``, ``qemu``, ``reports``), in a checkout and in a wheel alike."""
     package = Path(__file__).resolve().parent
     packed = package / "_data" / name
     return packed if packed.is_dir() else package.parent.parent / name
@@ -27,7 +27,7 @@ def cache_dir(*parts: str) -> Path:
 
 
 def out_dir() -> Path:
-    """Return the folder that reports go to by default: ``reports/out`` of the checkout, else below the working folder."""
+    """Return where reports go by default: ``reports/out`` of the checkout, else below the working folder."""
     checkout = Path(__file__).resolve().parents[2]
     base = checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
     return base / "reports" / "out"

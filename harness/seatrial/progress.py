@@ -108,12 +108,12 @@ def terminal_progress(stream: TextIO) -> Iterator[Progress]:
 
 
 @contextlib.contextmanager
-def progress_for(stream: TextIO | None = None) -> Iterator[Progress]:
+def progress_for(stream: TextIO | None = None, *, plain: bool = False) -> Iterator[Progress]:
     """Give the progress that fits ``stream`` (stderr by default): live on a terminal, plain lines elsewhere."""
     target = stream or sys.stderr
-    if target.isatty():
+    if target.isatty() and not plain:
         with terminal_progress(target) as shown:
             yield shown
     else:
-        with plain_progress(lambda line: print(line, file=target, flush=True)) as plain:
-            yield plain
+        with plain_progress(lambda line: print(line, file=target, flush=True)) as lines:
+            yield lines

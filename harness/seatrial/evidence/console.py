@@ -48,7 +48,7 @@ FATAL: Final = (
         "the boot loader found no system",
         r"^grub rescue>|^grub>|error: no such partition|No bootable device|No bootable option or device was found"
         r"|^Shell> ",
-        "check the EFI system partition, and that the flavour's machine has the firmware (UEFI or BIOS) that the image needs",
+        "check the EFI system partition, and that the flavour's machine has the firmware that the image needs",
     ),
     _state(
         "dm-verity found corrupted data",

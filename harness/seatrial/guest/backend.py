@@ -24,7 +24,7 @@ class GuestBackend(testinfra.backend.base.BaseBackend):  # type: ignore[misc]  #
         # Asking the guest's python for it would cost three commands; the shell runs in the C locale.
         self._encoding = "utf-8"
 
-    def run(self, command: str, *args: str, **_kwargs: Any) -> Any:  # noqa: ANN401 -- testinfra's signature
+    def run(self, command: str, *args: str, **_kwargs: Any) -> Any:
         """Return testinfra's ``CommandResult`` with bytes; ``host.run``'s arguments are quoted as testinfra does."""
         text = self.get_command(command, *args)
         status, out, err = self._shell.run(text)
@@ -34,7 +34,8 @@ class GuestBackend(testinfra.backend.base.BaseBackend):  # type: ignore[misc]  #
         """Return ``command`` for ``host.sudo()``: we are root already, and an image may have no sudo."""
         if sudo_user is None:
             return command
-        return f"setpriv --reuid={shlex.quote(sudo_user)} --regid={shlex.quote(sudo_user)} --init-groups sh -c {shlex.quote(command)}"
+        user = shlex.quote(sudo_user)
+        return f"setpriv --reuid={user} --regid={user} --init-groups sh -c {shlex.quote(command)}"
 
     def decode(self, data: bytes) -> str:
         """Return guest bytes as text; what is no UTF-8 is escaped, never an exception."""

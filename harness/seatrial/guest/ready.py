@@ -89,7 +89,7 @@ def _wait_for_banner(address: Address, deadline: Deadline, guard: Guard) -> str:
         if deadline.is_over:
             raise BootTimeout(
                 f"no SSH server answered on port {address.port} within {deadline.total_s:.0f} s of power-on",
-                hint="does the image start sshd and get its address by DHCP? The console log's end shows how far it came",
+                hint="does the image start sshd and use DHCP? The end of the console log shows how far it came",
             )
         deadline.pause(_LOOK_S)
 

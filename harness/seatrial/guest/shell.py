@@ -2,7 +2,8 @@
 
 The shell reads one line a command. It runs the command as a child of its own in a session of its own, with no stdin,
 and frames both streams with a mark that no output can guess. So the end of an answer is seen on each stream by itself:
-a background process that keeps the stream open hangs nothing, and a command that is killed leaves the connection usable.
+a background process that keeps the stream open hangs nothing, and killing a command leaves the
+connection usable.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ class Shell:
             if piece is None:
                 raise SessionLost(
                     f"the guest's root shell ended while it ran {command[:200]!r}",
-                    hint="did the command stop sshd, log the user out, or power the guest off? The console log shows it",
+                    hint="did the command stop sshd, log the user out, or power the guest off? See the console log",
                 )
             if piece == (b"", b""):
                 raise CommandTimeout(f"command {command[:200]!r} did not end within {limit_s:.0f} s; it was killed")
@@ -124,7 +125,7 @@ class Shell:
 
 
 class _Frame:
-    """One answer as it comes: ``MARK pid LF`` at the head of stderr, ``MARK`` at the head of stdout, a tail mark on both."""
+    """One answer as it comes: ``MARK pid LF`` at the head of stderr, ``MARK`` at the head of stdout, a tail on both."""
 
     def __init__(self, mark: str) -> None:
         self._begin = f"<{mark}>".encode()
@@ -166,9 +167,9 @@ def _script(command: str, mark: str) -> bytes:
     # setsid: a session of its own, so that the whole command can be killed by one process group. The command is
     # quoted, not fed to the shell's stdin, and has no stdin: it can neither eat the next command nor wait for us.
     child = f'printf "<{mark}>%d\\n" $$ >&2; printf "<{mark}>"; exec sh -c "$1"'
+    started = f"sh -c {shlex.quote(child)} sh {shlex.quote(command)} </dev/null"
     line = (
-        f"if command -v setsid >/dev/null 2>&1; then setsid sh -c {shlex.quote(child)} sh {shlex.quote(command)} </dev/null;"
-        f" else sh -c {shlex.quote(child)} sh {shlex.quote(command)} </dev/null; fi;"
+        f"if command -v setsid >/dev/null 2>&1; then setsid {started}; else {started}; fi;"
         f' printf "</{mark}>%d\\n" $?; printf "</{mark}>\\n" >&2\n'
     )
     return line.encode("utf-8", "surrogateescape")

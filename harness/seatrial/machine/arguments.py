@@ -53,7 +53,8 @@ def differences(machine: Machine, accelerator: Accelerator) -> tuple[str, ...]:
     """Return in words how the virtual hardware differs from a machine that the image ships on."""
     cpu = machine.cpu.kvm if accelerator == "kvm" else machine.cpu.tcg
     return (
-        f"virtual hardware {machine.name!r}: CPU model {cpu!r}, {machine.cpus} CPUs, {machine.memory_mib} MiB, disk on {machine.disk}",
+        f"virtual hardware {machine.name!r}: CPU model {cpu!r}, {machine.cpus} CPUs, {machine.memory_mib} MiB, "
+        f"disk on {machine.disk}",
         "network: QEMU user networking, cut off from everything but the forwarded SSH port",
         f"accelerator: {accelerator}",
     )

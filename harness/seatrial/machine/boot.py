@@ -21,10 +21,22 @@ from seatrial.machine.provision import Provision
 from seatrial.machine.qmp import Monitor, attached
 from seatrial.process import require_program, run, running
 
-__all__ = ["Boot", "Launch", "powered_on", "qemu_version", "usable_firmware"]
+__all__ = ["Boot", "BootFacts", "Launch", "powered_on", "qemu_version", "usable_firmware"]
 
 _GREETING_S = 30.0
 _QUIT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootFacts:
+    """What a run knows of its boot from outside: seconds since the CPUs started, and the console as plain text."""
+
+    accelerator: str
+    banner_s: float
+    login_s: float
+    ready_s: float
+    state: str
+    console: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

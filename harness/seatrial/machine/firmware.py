@@ -37,7 +37,7 @@ def find_uefi(arch: str, board: str, *, folders: Sequence[Path] = DESCRIPTOR_FOL
         if found is not None:
             return found
     raise HostError(
-        f"no UEFI firmware for {arch} ({board}) is installed; looked at the descriptors in {', '.join(map(str, folders))}",
+        f"no UEFI firmware for {arch} ({board}) is installed; looked at descriptors in {', '.join(map(str, folders))}",
         hint="'seatrial doctor' names the package (OVMF or edk2) and the command that installs it",
     )
 

@@ -33,7 +33,7 @@ def provision(access: Access, public_key: str, *, run_id: str) -> Provision:
 
 
 def _credentials(access: Access, public_key: str) -> Provision:
-    # systemd.system-credentials(7): imported from SMBIOS since systemd 252; written by tmpfiles when the file is absent.
+    # systemd.system-credentials(7): from SMBIOS since systemd 252; tmpfiles writes it when the file is absent.
     name = "ssh.authorized_keys.root"
     value = base64.b64encode(f"{public_key}\n".encode()).decode()
     return Provision(
@@ -67,7 +67,8 @@ def _cloud_init(access: Access, public_key: str, run_id: str) -> Provision:
         user=access.user,
         seed=_seed_disk(files),
         injected=(
-            f"cloud-init NoCloud seed (a disk labelled CIDATA): user {access.user!r} with one public key and sudo, host name 'candidate'",
+            f"cloud-init NoCloud seed (a disk labelled CIDATA): user {access.user!r} with one public key and sudo, "
+            "host name 'candidate'",
         ),
     )
 

@@ -9,7 +9,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
 
@@ -100,7 +100,7 @@ def attached(sock: socket.socket, *, deadline: Deadline) -> Iterator[Monitor]:
 async def _keep_events(client: QMPClient, monitor: Monitor) -> None:
     while True:
         event = await client.events.get()
-        monitor.events.append((str(event["event"]), dict(event.get("data") or {})))
+        monitor.events.append((str(event["event"]), cast("dict[str, Any]", event.get("data") or {})))
 
 
 def _disconnect(client: QMPClient, loop: asyncio.AbstractEventLoop) -> None:

@@ -1,0 +1,156 @@
+"""The command ``seatrial``: everything that a person or a script starts by hand."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from seatrial import __version__
+from seatrial.errors import ConfigError, SeatrialError
+from seatrial.options import OPTIONS, Settings, environment, resolve
+from seatrial.suites import suite_folders
+
+__all__ = ["main"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class _Group(click.Group):
+    """Shows our errors as text with the exit status of their family, never as a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SeatrialError as exc:
+            click.echo(f"seatrial: {exc}", err=True)
+            ctx.exit(exc.exit_status)
+
+
+def _run_options(*names: str) -> Callable[[Command], Command]:
+    """Add the options of the one table that a command takes."""
+
+    def add(command: Command) -> Command:
+        for option in reversed([option for option in OPTIONS if option.name in names]):
+            kind: dict[str, Any] = {"help": f"{option.help} [{option.variable}]", "default": None}
+            if isinstance(option.default, bool):
+                kind |= {"is_flag": True, "flag_value": "on", "type": str}
+            else:
+                kind |= {"metavar": option.metavar or "|".join(option.choices)}
+            command = click.option(option.flag, f"seatrial_{option.name}", **kind)(command)
+        return command
+
+    return add
+
+
+def _settings(image: Path | None, given: dict[str, str | None]) -> Settings:
+    flag = given.get("seatrial_image")
+    if image is not None and flag is not None:
+        raise ConfigError(f"two images were named: {str(image)!r} and --image {flag!r}", hint="name one")
+    values = {**given, "seatrial_image": str(image) if image else flag}
+    return resolve(values.get, lambda _key: None, environment())
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="seatrial")
+def main() -> None:
+    """Gate operating-system images: boot the candidate, judge it, decide release or reject.
+
+    Exit status: 0 release, 1 reject, 2 could not judge, 4 bad usage.
+    """
+
+
+@main.command()
+@click.option("--install", is_flag=True, help="Install what is missing (root or sudo); says first what it changes.")
+def doctor(install: bool) -> None:
+    """Name what this computer lacks, why it is needed and the command that installs it."""
+    from seatrial.doctor import main as examine_host
+
+    sys.exit(examine_host(install=install))
+
+
+@main.group()
+def image() -> None:
+    """Build and list the demo images."""
+
+
+@image.command("list")
+def image_list() -> None:
+    """List the demo images and where they are cached."""
+    from seatrial.images import recipes
+
+    for recipe in recipes():
+        click.echo(f"{recipe.name:12} {recipe.flavour:18} {recipe.cached or 'not built yet'}\n{'':12} {recipe.title}")
+
+
+@image.command("build")
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Build even when a cached image of this recipe exists.")
+def image_build(name: str, force: bool) -> None:
+    """Build demo image NAME (or take it from the cache) and print its path."""
+    click.echo(_built(name, force=force))
+
+
+@main.command()
+@click.argument("image", type=click.Path(path_type=Path), required=False)
+@click.option("--suite", "suites", multiple=True, metavar="NAME|DIR", help="Judge by this suite only; may be repeated.")
+@click.option("-q", "--quiet", is_flag=True, help="Plain lines, no live progress.")
+@_run_options(
+    "image", "flavour", "accel", "machine", "lynis", "boot_timeout", "settle_timeout", "command_timeout", "out"
+)
+def gate(image: Path | None, suites: tuple[str, ...], quiet: bool, **given: str | None) -> None:
+    """Boot IMAGE, judge it by all suites and decide.
+
+    Without IMAGE (and without SEATRIAL_IMAGE) the demo image 'immutable' is judged, built first if need be.
+    """
+    from seatrial.plugin import gate_image
+
+    chosen = _with_demo(image, given)
+    options = {o.flag: text for o in OPTIONS if o.name != "image" and (text := given.get(f"seatrial_{o.name}"))}
+    sys.exit(gate_image(str(chosen), [str(folder) for folder in suite_folders(suites)], options, quiet=quiet))
+
+
+@main.command()
+@click.argument("image", type=click.Path(path_type=Path))
+@click.option("--console", is_flag=True, help="Watch and use the serial console instead of a shell; Ctrl-] leaves.")
+@_run_options("flavour", "accel", "machine", "boot_timeout", "settle_timeout", "command_timeout")
+def boot(image: Path, console: bool, **given: str | None) -> None:
+    """Boot IMAGE untouched and give a root shell in it; what is changed is thrown away at the end."""
+    from seatrial.interactive import boot_for_a_person
+
+    sys.exit(boot_for_a_person(_settings(image, given), console=console))
+
+
+@main.command()
+@click.argument("report", type=click.Path(path_type=Path))
+@_run_options("flavour")
+@click.option("--xml", type=click.Path(path_type=Path), help="Also write the report as XML in our schema.")
+def lynis(report: Path, xml: Path | None, **given: str | None) -> None:
+    """Judge a lynis REPORT.dat from disk."""
+    from seatrial.lynis import judge_file
+
+    sys.exit(judge_file(report, flavour=given["seatrial_flavour"], xml=xml, say=click.echo))
+
+
+def _with_demo(image: Path | None, given: dict[str, str | None]) -> Path:
+    chosen = _settings(image, given)
+    if chosen.image is not None:
+        return chosen.image
+    from seatrial.images import recipes
+
+    demo = next(recipe for recipe in recipes() if recipe.name == "immutable")
+    given["seatrial_flavour"] = chosen.flavour or demo.flavour
+    return _built(demo.name)
+
+
+def _built(name: str, *, force: bool = False) -> Path:
+    from seatrial.clock import Deadline
+    from seatrial.images import built
+    from seatrial.progress import progress_for
+
+    with progress_for() as progress:
+        progress.phase(f"demo image {name!r}")
+        return built(name, say=progress.detail, deadline=Deadline(3600), force=force)

@@ -1,0 +1,257 @@
+"""One gate run: plan, boot, verdicts, decision. A straight line; pytest only drives it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from seatrial import __version__
+from seatrial.clock import utc_now
+from seatrial.errors import BootError, ConfigError, SeatrialError, SessionError
+from seatrial.evidence.console import plain
+from seatrial.layout import out_dir
+from seatrial.machine.arguments import differences
+from seatrial.machine.boot import Launch
+from seatrial.machine.disk import sha256
+from seatrial.policy.controls import Control
+from seatrial.policy.judge import Decision, Outcome, Verdict
+from seatrial.progress import Progress
+from seatrial.report.record import (
+    BootTimes,
+    FlavourFacts,
+    ImageFacts,
+    MachineFacts,
+    Problem,
+    Record,
+    RecordWriter,
+    decision_of,
+)
+from seatrial.report.write import write_reports
+from seatrial.session import Candidate, Session, booted
+from seatrial.suites import Suite
+
+__all__ = ["Run"]
+
+_TAIL_BYTES = 16_384
+_TAIL_LINES = 30
+
+_JOURNAL = (
+    "if command -v journalctl >/dev/null 2>&1; then journalctl -b -o short-monotonic --no-pager; else dmesg; fi"
+    " | tail -c 8000000"
+)
+
+
+class Run:
+    """One candidate's way to a decision. The record on disk grows with every verdict and says reject until the end."""
+
+    def __init__(self, candidate: Candidate, suites: tuple[Suite, ...], *, progress: Progress) -> None:
+        self.candidate = candidate
+        self.progress = progress
+        self.session: Session | None = None
+        self.controls: Mapping[str, tuple[Suite, Control]] = _by_id(suites)
+        started = utc_now()
+        name = f"{started:%Y%m%dT%H%M%SZ}-{candidate.image.path.stem[:40]}-{secrets.token_hex(2)}"
+        self.folder = (candidate.settings.out or out_dir()) / name
+        self.folder.mkdir(parents=True)
+        self._writer = RecordWriter(self.folder)
+        self._verdicts = {key: self._before(suite, control) for key, (suite, control) in self.controls.items()}
+        image = candidate.image
+        progress.phase(f"taking the digest of {image.path.name}")
+        self.record = Record(
+            schema_version=1,
+            seatrial=__version__,
+            run=name,
+            decision=Decision.REJECT,
+            complete=False,
+            started=started,
+            finished=None,
+            image=ImageFacts(
+                path=str(image.path.absolute()),
+                name=image.path.name,
+                format=image.format,
+                size_bytes=image.file_bytes,
+                sha256=sha256(image.path, progress=lambda share: progress.detail(f"{share:.0%}")),
+                sha256_after=None,
+            ),
+            flavour=FlavourFacts(
+                name=candidate.flavour.name, title=candidate.flavour.title, kind=candidate.flavour.kind
+            ),
+            machine=None,
+            boot=None,
+            suites=tuple(suite.name for suite in suites),
+            injected=(),
+            verdicts=tuple(self._verdicts.values()),
+            problem=None,
+            evidence={},
+        )
+        self._save()
+
+    def _before(self, suite: Suite, control: Control) -> Verdict:
+        kind = self.candidate.flavour.kind
+        if kind not in control.applies_to:
+            reason = (
+                f"flavour {self.candidate.flavour.name!r} is of kind {kind!r}; the control is for {_listed(control)}"
+            )
+            return self.verdict_of(suite, control, Outcome.NOT_APPLICABLE, because=reason)
+        return self.verdict_of(suite, control, Outcome.NOT_CHECKED, because="the run ended before it was checked")
+
+    @staticmethod
+    def verdict_of(suite: Suite, control: Control, outcome: Outcome, **rest: Any) -> Verdict:
+        """Return a verdict on ``control`` with the texts of its row."""
+        return Verdict(
+            control=control.id,
+            suite=suite.name,
+            title=control.title,
+            severity=control.severity,
+            outcome=outcome,
+            rationale=control.rationale,
+            remedy=control.remedy,
+            refs=control.refs,
+            **rest,
+        )
+
+    def is_selected(self, control: str) -> bool:
+        """Return whether ``control`` is to be checked on this flavour."""
+        return self._verdicts[control].outcome is not Outcome.NOT_APPLICABLE
+
+    def note_unchecked(self, reasons: Mapping[str, str]) -> None:
+        """Keep why controls will not be checked (deselected, without a check); they reject all the same."""
+        for key, reason in reasons.items():
+            self._verdicts[key] = replace(self._verdicts[key], because=reason)
+        self._save()
+
+    def add(self, verdict: Verdict) -> None:
+        """Take a verdict and write the record."""
+        self._verdicts[verdict.control] = verdict
+        self._save()
+
+    def fail(self, error: SeatrialError) -> None:
+        """Keep the first reason why the run could not go on."""
+        if self.record.problem is None:
+            self.record = replace(self.record, problem=_problem(error, self.folder))
+            self._save()
+
+    @contextlib.contextmanager
+    def booted(self) -> Iterator[Session]:
+        """Boot the candidate and give the session; see :func:`seatrial.session.booted`.
+
+        :raises SeatrialError: it did not come up, or this host cannot boot it.
+        """
+        with booted(
+            self.candidate, self.folder, run=self.record.run, progress=self.progress, describe=self._describe
+        ) as session:
+            guest = session.guest
+            times = BootTimes(banner_s=guest.banner_s, login_s=guest.login_s, ready_s=guest.ready_s, state=guest.state)
+            self.record = replace(self.record, boot=times)
+            self._save()
+            self.session = session
+            try:
+                yield session
+            finally:
+                self.session = None
+
+    def _describe(self, launch: Launch) -> None:
+        machine = launch.machine
+        self.record = replace(
+            self.record,
+            machine=MachineFacts(
+                definition=machine.name,
+                accelerator=launch.choice.accelerator,
+                accelerator_reason=launch.choice.reason,
+                qemu=self.candidate.qemu,
+                firmware=launch.firmware.description if launch.firmware else "QEMU's built-in BIOS",
+                cpus=machine.cpus,
+                memory_mib=machine.memory_mib,
+            ),
+            injected=(*launch.provision.injected, *differences(machine, launch.choice.accelerator)),
+        )
+        self._save()
+
+    def keep_evidence(self, session: Session) -> None:
+        """Save the journal and every answer of the guest; a guest that no longer answers changes no verdict."""
+        with contextlib.suppress(SessionError):
+            _status, out, _err = session.guest.shell.run(_JOURNAL)
+            (self.folder / "journal.txt").write_bytes(out)
+        answers = [
+            {"command": a.command, "status": a.status, "stdout": a.stdout, "stderr": a.stderr}
+            for a in session.facts.answers.values()
+        ]
+        (self.folder / "facts.json").write_text(json.dumps(answers, indent=1), encoding="utf-8")
+
+    def finish(self) -> Record:
+        """Compare the image's digest, decide, write every report and return the final record."""
+        self.progress.phase("comparing the image's digest")
+        after = sha256(self.candidate.image.path)
+        if after != self.record.image.sha256:
+            self.fail(
+                SeatrialError(
+                    f"the image changed during the run: SHA-256 was {self.record.image.sha256}, is now {after}",
+                    hint="another program writes to the file; judge a copy that nobody touches",
+                )
+            )
+        done = replace(
+            self.record,
+            complete=True,
+            finished=utc_now(),
+            image=replace(self.record.image, sha256_after=after),
+            verdicts=tuple(self._verdicts.values()),
+            evidence=self._evidence(),
+        )
+        self.record = replace(done, decision=decision_of(done))
+        self.record = replace(self.record, evidence={**self.record.evidence, **write_reports(self.record, self.folder)})
+        self._writer.write(self.record)
+        return self.record
+
+    @property
+    def exit_status(self) -> int:
+        """Return 0 for release, 1 for reject, 2 when the run could not judge."""
+        if self.record.problem is not None and self.record.complete:
+            return self.record.problem.exit_status
+        return 0 if self.record.decision is Decision.RELEASE else 1
+
+    def _evidence(self) -> dict[str, str]:
+        files = {"console": "console.log", "journal": "journal.txt", "facts": "facts.json", "qemu": "qemu.log"}
+        return {name: file for name, file in files.items() if (self.folder / file).is_file()}
+
+    def _save(self) -> None:
+        self.record = replace(self.record, verdicts=tuple(self._verdicts.values()))
+        self._writer.write(self.record)
+
+
+def _listed(control: Control) -> str:
+    return " and ".join(sorted(control.applies_to))
+
+
+def _by_id(suites: tuple[Suite, ...]) -> dict[str, tuple[Suite, Control]]:
+    found: dict[str, tuple[Suite, Control]] = {}
+    for suite in suites:
+        for control in suite.controls:
+            if control.id in found:
+                raise ConfigError(
+                    f"control {control.id!r} is in suite {found[control.id][0].name!r} and in {suite.name!r}"
+                )
+            found[control.id] = (suite, control)
+    return found
+
+
+def _problem(error: SeatrialError, folder: Path) -> Problem:
+    console = folder / "console.log"
+    is_boot = isinstance(error, BootError) and console.is_file()
+    return Problem(
+        kind=type(error).__name__,
+        message=error.message,
+        hint=error.hint,
+        evidence=str(error.evidence) if error.evidence else str(folder),
+        exit_status=error.exit_status,
+        console_tail=_tail(console) if is_boot else (),
+    )
+
+
+def _tail(console: Path) -> tuple[str, ...]:
+    text = plain(console.read_bytes()[-_TAIL_BYTES:])
+    return tuple(line for line in text.splitlines() if line.strip())[-_TAIL_LINES:]

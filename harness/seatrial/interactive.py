@@ -1,0 +1,132 @@
+"""A candidate for a person: a shell over SSH or the serial console, the terminal in raw mode, nothing kept."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import sys
+import tempfile
+import termios
+import tty
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from seatrial.clock import Deadline, utc_now
+from seatrial.errors import ConfigError
+from seatrial.guest.ssh import Channel, RunKey
+from seatrial.machine.accelerator import Choice
+from seatrial.machine.boot import Boot, powered_on
+from seatrial.machine.provision import KEY_COMMENT
+from seatrial.options import Settings
+from seatrial.progress import Silent, progress_for
+from seatrial.session import Candidate, Session, booted, examine, first_usable, launch_of
+
+__all__ = ["boot_for_a_person"]
+
+_LEAVE: Final = b"\x1d"  # Ctrl-]
+_LOOK_S: Final = 0.2
+_OPEN_S: Final = 60.0
+_SPEAK_S: Final = 20.0
+
+
+def boot_for_a_person(settings: Settings, *, console: bool) -> int:
+    """Boot the image, connect the terminal to it, and throw away what was changed; return the exit status.
+
+    :raises ConfigError: no terminal, or the image is not usable.
+    :raises SeatrialError: the image did not come up.
+    """
+    candidate = examine(settings)
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise ConfigError("'seatrial boot' needs a terminal on stdin and stdout", hint="scripts use 'seatrial gate'")
+    with tempfile.TemporaryDirectory(prefix="seatrial-boot-") as place:
+        folder = Path(place)
+        return _at_console(candidate, folder) if console else _in_shell(candidate, folder)
+
+
+def _in_shell(candidate: Candidate, folder: Path) -> int:
+    with contextlib.ExitStack() as stack:
+        with progress_for() as progress:
+            session = stack.enter_context(booted(candidate, folder, run=_run_id(), progress=progress))
+        print("seatrial: a root shell in the candidate; 'exit' ends it, and everything is thrown away", flush=True)
+        size = shutil.get_terminal_size()
+        guest = session.guest
+        command = "exec ${SHELL:-/bin/sh} -l" if guest.connection.user == "root" else "exec sudo -i"
+        channel = guest.connection.open_terminal(
+            os.environ.get("TERM", "vt100"), size.columns, size.lines, command=command, deadline=Deadline(_OPEN_S)
+        )
+        with _raw_terminal():
+            _relay(channel, session)
+        return max(0, channel.exit_status(deadline=Deadline(1)))
+
+
+def _at_console(candidate: Candidate, folder: Path) -> int:
+    print("seatrial: the candidate's serial console; Ctrl-] leaves, and everything is thrown away", flush=True)
+    key = RunKey(KEY_COMMENT)
+
+    @contextlib.contextmanager
+    def start(choice: Choice) -> Iterator[Boot]:
+        with powered_on(launch_of(candidate, choice, folder, run=_run_id(), key=key)) as boot:
+            _let_speak(boot)
+            yield boot
+
+    with first_usable(candidate.tries, start, Silent()) as boot, _raw_terminal():
+        boot.console.listen(_write)
+        while boot.process.poll() is None:
+            typed = _typed()
+            if _LEAVE in typed:
+                break
+            boot.console.type(typed)
+    return 0
+
+
+def _let_speak(boot: Boot) -> None:
+    """Wait until the guest has said something, or the accelerator has shown that it runs nothing."""
+    deadline = Deadline(_SPEAK_S)
+    while boot.console.byte_count == 0 and not deadline.is_over:
+        boot.guard()
+        deadline.pause(_LOOK_S)
+    _write(boot.console.path.read_bytes())
+
+
+def _relay(channel: Channel, session: Session) -> None:
+    """Pass bytes between the terminal and the channel until the shell ends."""
+    size = shutil.get_terminal_size()
+    while True:
+        piece = channel.receive(deadline=Deadline(0), guard=lambda: None)
+        if piece is None:
+            return
+        if piece == (b"", b""):
+            session.boot.guard()
+            typed = _typed()
+            if typed:
+                channel.send(typed, deadline=Deadline(_OPEN_S))
+        else:
+            _write(piece[0] + piece[1])
+        if size != (size := shutil.get_terminal_size()):
+            channel.resize(size.columns, size.lines)
+
+
+def _typed() -> bytes:
+    ready, _, _ = select.select([sys.stdin], [], [], _LOOK_S / 10)
+    return os.read(sys.stdin.fileno(), 4096) if ready else b""
+
+
+@contextlib.contextmanager
+def _raw_terminal() -> Iterator[None]:
+    before = termios.tcgetattr(sys.stdin)
+    tty.setraw(sys.stdin)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+def _write(data: bytes) -> None:
+    os.write(sys.stdout.fileno(), data)
+
+
+def _run_id() -> str:
+    return f"boot-{utc_now():%Y%m%dT%H%M%S}-{os.getpid()}"

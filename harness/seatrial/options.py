@@ -1,0 +1,157 @@
+"""One table of options: command-line flags, ini keys, environment and help all come from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from seatrial.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pytest
+
+__all__ = ["OPTIONS", "TCG_FACTOR", "Option", "Settings", "add_options", "environment", "resolve"]
+
+# Measured: a guest under TCG takes 5 to 20 times as long as under KVM; limits stretch by this.
+TCG_FACTOR = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the user asked for, checked. Limits are seconds under KVM; under TCG they are multiplied by 8."""
+
+    image: Path | None
+    flavour: str | None
+    accel: Literal["auto", "kvm", "tcg"]
+    machine: str | None
+    lynis: bool
+    boot_timeout: float
+    settle_timeout: float
+    command_timeout: float
+    out: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One option. ``parse`` turns the text of a flag, an ini key or the environment into the value."""
+
+    name: str
+    help: str
+    parse: Callable[[str], Any] = str
+    default: Any = None
+    choices: tuple[str, ...] = ()
+    metavar: str | None = None
+
+    @property
+    def flag(self) -> str:
+        """Return the option as it is typed."""
+        return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def variable(self) -> str:
+        """Return the name of the environment variable."""
+        return f"SEATRIAL_{self.name.upper()}"
+
+    @property
+    def ini(self) -> str:
+        """Return the key in pytest's ini file."""
+        return f"seatrial_{self.name}"
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 86_400:
+        raise ValueError("a number of seconds between 0 and 86400 was expected")
+    return value
+
+
+def _switch(text: str) -> bool:
+    known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    try:
+        return known[text.strip().lower()]
+    except KeyError:
+        raise ValueError("one of on, off, yes, no, true, false, 1, 0 was expected") from None
+
+
+OPTIONS = (
+    Option(name="image", parse=Path, metavar="FILE", help="candidate image (raw or qcow2); only ever read"),
+    Option(name="flavour", metavar="NAME", help="what the image is: the policy to judge it by"),
+    Option(
+        name="accel",
+        choices=("auto", "kvm", "tcg"),
+        default="auto",
+        help="how QEMU runs the guest; auto takes KVM when a guest really runs on it, else TCG (emulation)",
+    ),
+    Option(name="machine", metavar="NAME", help="virtual hardware; by default the one that the flavour names"),
+    Option(name="lynis", parse=_switch, default=False, help="also run lynis in the guest and judge its report"),
+    Option(
+        name="boot_timeout",
+        parse=_seconds,
+        default=120.0,
+        metavar="SECONDS",
+        help=f"give up when nobody could log in by then (KVM seconds; times {TCG_FACTOR} under TCG)",
+    ),
+    Option(
+        name="settle_timeout",
+        parse=_seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help=f"wait so long for start-up jobs after the login (times {TCG_FACTOR} under TCG)",
+    ),
+    Option(
+        name="command_timeout",
+        parse=_seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help=f"kill a command in the guest after this long (times {TCG_FACTOR} under TCG)",
+    ),
+    Option(name="out", parse=Path, metavar="DIR", help="where run folders go (default: reports/out)"),
+)
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Add every option to pytest's command line and ini keys."""
+    group = parser.getgroup("seatrial", "seatrial: gate an operating-system image")
+    for option in OPTIONS:
+        extra: dict[str, Any] = {"help": f"{option.help} [{option.variable}]", "dest": f"seatrial_{option.name}"}
+        if option.parse is _switch:
+            group.addoption(option.flag, action="store_const", const="on", default=None, **extra)
+        else:
+            group.addoption(option.flag, action="store", default=None, metavar=option.metavar, **extra)
+        parser.addini(option.ini, help=option.help, default=None)
+
+
+def resolve(flags: Callable[[str], str | None], ini: Callable[[str], str | None], env: Mapping[str, str]) -> Settings:
+    """Return the settings: a flag before the environment, the environment before the ini file, else the default.
+
+    :raises ConfigError: a value is not of its option's form; the text names where it came from.
+    """
+    return Settings(**{option.name: _value(option, flags, ini, env) for option in OPTIONS})
+
+
+def _value(
+    option: Option, flags: Callable[[str], str | None], ini: Callable[[str], str | None], env: Mapping[str, str]
+) -> Any:
+    sources = (
+        (option.flag, flags(f"seatrial_{option.name}")),
+        (f"environment variable {option.variable}", env.get(option.variable)),
+        (f"ini key {option.ini}", ini(option.ini)),
+    )
+    for source, text in sources:
+        if text is None or text == "":
+            continue
+        if option.choices and text not in option.choices:
+            raise ConfigError(f"{source} is {text!r}; expected one of {', '.join(option.choices)}")
+        try:
+            return option.parse(text)
+        except ValueError as exc:
+            raise ConfigError(f"{source} is {text!r}; {exc}") from exc
+    return option.default
+
+
+def environment() -> Mapping[str, str]:
+    """Return the environment that options are read from."""
+    return os.environ

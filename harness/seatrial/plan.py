@@ -1,0 +1,174 @@
+"""What a session will check, fixed before anything boots; and what became of a check, as a verdict."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from seatrial.errors import ConfigError, SeatrialError
+from seatrial.policy.controls import Control
+from seatrial.policy.flavours import Flavour
+from seatrial.policy.judge import Observation, Outcome, Severity, Verdict, judge
+from seatrial.suites import Suite, Suites
+
+__all__ = ["Collected", "Ended", "Plan", "make_plan", "probe_rows"]
+
+OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """A collected check: its node id, its file, and what its ``control`` marker names (None without the marker)."""
+
+    node: str
+    path: Path
+    control: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a check ended: its exception, what it said of itself, what it observed, how long it took."""
+
+    error: BaseException | None
+    said: tuple[str, str] | None
+    observations: tuple[Observation, ...]
+    seconds: float
+    skipped: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The suites with their controls, which check belongs to which control, and why a control will not be checked."""
+
+    suites: tuple[Suite, ...]
+    control_of: Mapping[str, str]
+    unchecked: Mapping[str, str]
+    not_applicable: frozenset[str]
+
+    def applies(self, node: str) -> bool:
+        """Return whether the check ``node`` is of a control for this kind of image."""
+        return self.control_of[node] not in self.not_applicable
+
+    def verdict(self, node: str, ended: Ended) -> Verdict:
+        """Return the verdict on the control that the check ``node`` belongs to."""
+        wanted = self.control_of[node]
+        suite, control = next((s, c) for s in self.suites for c in s.controls if c.id == wanted)
+        outcome, expected, seen, because = _outcome(ended, is_listed=suite.name != OTHER)
+        return Verdict(
+            control=control.id,
+            suite=suite.name,
+            title=control.title,
+            severity=control.severity,
+            outcome=outcome,
+            expected=expected,
+            seen=seen,
+            because=because,
+            rationale=control.rationale,
+            remedy=control.remedy,
+            refs=control.refs,
+            seconds=round(ended.seconds, 3),
+        )
+
+
+def probe_rows(tables: Suites, path: Path, kind: str) -> tuple[Control, ...]:
+    """Return the rows of the table beside the test file ``path`` whose probe is of ``kind``.
+
+    :raises ConfigError: there is no table, or it has no such row: a check that would run zero times is a defect.
+    """
+    suite = tables.of(path)
+    if suite is None:
+        raise ConfigError(f"{path} has a probe check for {kind!r}, but there is no controls.toml beside or above it")
+    rows = tuple(control for control in suite.controls if control.probe_kind == kind)
+    if not rows:
+        raise ConfigError(
+            f"{path} has a probe check for {kind!r}, but no control in {suite.folder / 'controls.toml'} has such a probe"
+        )
+    return rows
+
+
+def make_plan(tables: Suites, checks: Sequence[Collected], flavour: Flavour, *, root: Path) -> Plan:
+    """Return the plan for ``checks``; every control of every suite they touch is selected, checked or not.
+
+    :raises ConfigError: a check names a control that its table does not have, or two checks claim one control.
+    """
+    control_of: dict[str, str] = {}
+    others: list[Control] = []
+    suites: dict[Path, Suite] = {}
+    for check in checks:
+        suite = tables.of(check.path)
+        if suite is not None:
+            suites[suite.folder] = suite
+        if check.control is None:
+            others.append(_own_test(check.node))
+            control_of[check.node] = others[-1].id
+        else:
+            control_of[check.node] = _claimed(check, suite, control_of)
+    listed = [*suites.values()]
+    if others:
+        listed.append(Suite(name=OTHER, folder=root, controls=tuple(others)))
+    controls = [control for suite in listed for control in suite.controls]
+    left_out = frozenset(control.id for control in controls if flavour.kind not in control.applies_to)
+    checked = set(control_of.values())
+    reason = "no check for it was collected: it was deselected on the command line, or the suite has none"
+    return Plan(
+        suites=tuple(listed),
+        control_of=control_of,
+        unchecked={c.id: reason for c in controls if c.id not in checked and c.id not in left_out},
+        not_applicable=left_out,
+    )
+
+
+def _claimed(check: Collected, suite: Suite | None, claimed: Mapping[str, str]) -> str:
+    wanted = check.control or ""
+    if suite is None:
+        raise ConfigError(f"{check.node} checks control {wanted!r}, but there is no controls.toml beside or above it")
+    if wanted not in {control.id for control in suite.controls}:
+        raise ConfigError(
+            f"{check.node} checks control {wanted!r}, which is not in {suite.folder / 'controls.toml'}",
+            hint="add a row for it, or mend the id: @pytest.mark.control takes exactly one",
+        )
+    twin = next((node for node, control in claimed.items() if control == wanted), None)
+    if twin is not None:
+        raise ConfigError(f"control {wanted!r} is checked twice: by {twin} and by {check.node}")
+    return wanted
+
+
+def _own_test(node: str) -> Control:
+    slug = re.sub(r"[^a-z0-9]+", "-", node.lower()).strip("-")
+    return Control(
+        id=slug,
+        title=f"Test {node}",
+        severity=Severity.MEDIUM,
+        rationale="A plain test beside the controls; its failure rejects like any other.",
+        remedy="See the test.",
+        refs=(),
+        applies_to=frozenset({"general-purpose", "immutable-host"}),
+    )
+
+
+def _outcome(ended: Ended, *, is_listed: bool) -> tuple[Outcome, str, str, str]:
+    outcome, expected, seen, because = judge(ended.observations)
+    if ended.said is not None:
+        return Outcome(ended.said[0]), expected, seen, ended.said[1]
+    if ended.skipped:
+        return Outcome.NOT_CHECKED, expected, seen, f"the check was skipped: {ended.reason}"
+    if ended.error is None:
+        is_plain_pass = not ended.observations and not is_listed
+        return (Outcome.PASS, "", "", "the test passed") if is_plain_pass else (outcome, expected, seen, because)
+    if isinstance(ended.error, SeatrialError):
+        return Outcome.ERROR, expected, seen, f"could not tell: {ended.error.message}"
+    return _broken(ended, outcome, (expected, seen, because))
+
+
+def _broken(ended: Ended, judged: Outcome, texts: tuple[str, str, str]) -> tuple[Outcome, str, str, str]:
+    expected, seen, because = texts
+    text = str(ended.error).splitlines()[0] if str(ended.error) else ended.reason
+    # pytest.fail raises "Failed"; so does the plugin, to show what the observations came to.
+    if type(ended.error).__name__ == "Failed":
+        return (judged, expected, seen, because) if judged is not Outcome.PASS else (Outcome.FAIL, expected, seen, text)
+    if isinstance(ended.error, AssertionError):
+        return Outcome.FAIL, expected, seen, text
+    return Outcome.ERROR, expected, seen, f"the check broke: {type(ended.error).__name__}: {text}"

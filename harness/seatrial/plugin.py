@@ -1,0 +1,346 @@
+"""The pytest plugin: translates between pytest and a gate run. Nothing heavy is imported until an image is judged."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from seatrial.check import Check
+    from seatrial.gate import Run
+    from seatrial.guest.facts import Facts
+    from seatrial.machine.boot import BootFacts
+    from seatrial.plan import Collected, Plan
+    from seatrial.policy.flavours import Flavour
+    from seatrial.progress import Progress
+    from seatrial.session import Candidate, Session
+    from seatrial.suites import Suites
+
+_CHECK = pytest.StashKey["Check"]()
+_TABLES = pytest.StashKey["Suites"]()
+_SAID = pytest.StashKey[tuple[str, str]]()
+_REFUSAL = (
+    "these suites judge a booted image and never this computer: {count} check(s) need --image, such as {first}\n"
+    "  hint: pytest --image FILE --flavour NAME {folder}; 'seatrial gate' judges the demo image"
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of :mod:`seatrial.options`."""
+    from seatrial.options import add_options
+
+    add_options(parser)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Check the input and, with an image, take the ``host`` fixture over from testinfra."""
+    config.addinivalue_line("markers", "control(id): the check of one control of the folder's controls.toml")
+    config.addinivalue_line("markers", "probe(kind): the check of every control whose probe is of this kind")
+    asked = config.getoption("seatrial_image") or os.environ.get("SEATRIAL_IMAGE") or config.getini("seatrial_image")
+    if asked and not (config.option.help or config.option.version):
+        # Registered last, so that its fixtures win over testinfra's in whatever order plugins were loaded.
+        config.pluginmanager.register(Gate(config), "seatrial-gate")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give a probe function one row a control of its folder's table."""
+    marker = metafunc.definition.get_closest_marker("probe")
+    if marker is not None:
+        from seatrial.plan import probe_rows
+
+        with _user_errors():
+            rows = probe_rows(_tables(metafunc.config), metafunc.definition.path, str(marker.args[0]))
+        metafunc.parametrize("row", [pytest.param(row, id=row.id, marks=pytest.mark.control(row.id)) for row in rows])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Refuse to run checks without a guest."""
+    if config.pluginmanager.has_plugin("seatrial-gate") or config.option.collectonly:
+        return
+    ours = [item for item in items if item.get_closest_marker("control") or item.get_closest_marker("probe")]
+    if ours:
+        text = _REFUSAL.format(count=len(ours), first=ours[0].nodeid, folder=ours[0].nodeid.partition("/test_")[0])
+        raise pytest.UsageError(text)
+
+
+def _tables(config: pytest.Config) -> Suites:
+    from seatrial.suites import Suites
+
+    return config.stash.setdefault(_TABLES, Suites())
+
+
+@contextlib.contextmanager
+def _user_errors() -> Iterator[None]:
+    """Turn our errors into pytest's: usage for what the user must change, exit status 2 for what this host lacks."""
+    from seatrial.errors import ConfigError, SeatrialError
+
+    try:
+        yield
+    except ConfigError as exc:
+        raise pytest.UsageError(str(exc)) from exc
+    except SeatrialError as exc:
+        pytest.exit(f"cannot judge: {exc}", returncode=exc.exit_status)
+
+
+def gate_image(image: str, folders: Sequence[str], options: Mapping[str, str], *, quiet: bool) -> int:
+    """Judge ``image`` by the suites in ``folders`` in this process and return the exit status of the gate."""
+    # No configuration file and no cache: the verdict must not depend on the folder that the command is started in.
+    arguments = [
+        "-c",
+        os.devnull,
+        "--rootdir",
+        os.path.commonpath(folders),
+        "-p",
+        "no:cacheprovider",
+        "--strict-markers",
+    ]
+    arguments += ["--import-mode=importlib", "--tb=short", *(["-q"] if quiet else []), f"--image={image}"]
+    arguments += [f"{flag}={value}" for flag, value in options.items()]
+    return int(pytest.main([*arguments, *folders]))
+
+
+class Gate:
+    """The hooks and fixtures of a session that judges an image."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        from seatrial.options import environment, resolve
+        from seatrial.session import examine
+
+        if getattr(config.option, "numprocesses", None) or hasattr(config, "workerinput"):
+            raise pytest.UsageError("--image does not go with -n: one session judges one guest\n  hint: leave -n away")
+        with _user_errors():
+            self.candidate: Candidate = examine(resolve(config.getoption, config.getini, environment()))
+        self.config = config
+        self.plan: Plan | None = None
+        self.run: Run | None = None
+
+    # What checks ask for.
+
+    @pytest.fixture(scope="session")
+    def host(self) -> Any:
+        """The booted guest as a testinfra host; never this computer."""
+        return self._session.host
+
+    @pytest.fixture(scope="session")
+    def facts(self) -> Facts:
+        """Read-only questions to the guest, each asked once."""
+        return self._session.facts
+
+    @pytest.fixture(scope="session")
+    def flavour(self) -> Flavour:
+        """The policy that the image is judged by."""
+        return self.candidate.flavour
+
+    @pytest.fixture(scope="session")
+    def boot(self) -> BootFacts:
+        """What is known of the boot from outside the guest."""
+        return self._session.boot_facts
+
+    @pytest.fixture
+    def check(self, request: pytest.FixtureRequest) -> Check:
+        """Where a check says what it saw."""
+        from seatrial.check import Check
+
+        return request.node.stash.setdefault(_CHECK, Check())  # type: ignore[no-any-return]  # the node is untyped
+
+    @property
+    def _session(self) -> Session:
+        if self.run is None or self.run.session is None:
+            pytest.fail("no guest is up", pytrace=False)
+        return self.run.session
+
+    # How a session goes.
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Fix the selected controls before anything boots; leave out checks of controls for another kind of image."""
+        from seatrial.plan import make_plan
+
+        checks = [_collected(item) for item in items]
+        with _user_errors():
+            plan = self.plan = make_plan(_tables(config), checks, self.candidate.flavour, root=config.rootpath)
+        config.hook.pytest_deselected(items=[item for item in items if not plan.applies(item.nodeid)])
+        items[:] = [item for item in items if plan.applies(item.nodeid)]
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
+        """Boot, let the checks run, keep the evidence, decide."""
+        if session.config.option.collectonly or session.testsfailed:
+            return (yield)
+        with _sigterm_as_interrupt(), contextlib.ExitStack() as stack:
+            guest = self._boot(stack)
+            if guest is None:
+                session.items.clear()  # nothing can be asked; every control stays not checked
+            try:
+                return (yield)
+            except (KeyboardInterrupt, session.Interrupted, session.Failed) as exc:
+                self._failed(exc)
+                raise
+            finally:
+                if guest is not None:
+                    self._after_suites(guest)
+
+    def _boot(self, stack: contextlib.ExitStack) -> Session | None:
+        from seatrial.errors import SeatrialError
+        from seatrial.gate import Run
+        from seatrial.progress import Silent
+
+        assert self.plan is not None
+        with self._shown() as progress, _user_errors():
+            self.run = Run(self.candidate, self.plan.suites, progress=progress)
+            self.run.note_unchecked(self.plan.unchecked)
+            try:
+                return stack.enter_context(self.run.booted())
+            except (SeatrialError, KeyboardInterrupt) as exc:
+                self._failed(exc)
+                if isinstance(exc, KeyboardInterrupt):
+                    raise
+                return None
+            finally:
+                self.run.progress = Silent()
+
+    def _failed(self, exc: BaseException) -> None:
+        from seatrial.errors import SeatrialError
+
+        assert self.run is not None
+        if isinstance(exc, KeyboardInterrupt):
+            exc = SeatrialError("the run was interrupted", hint="start it again; nothing of it is left running")
+        self.run.fail(exc if isinstance(exc, SeatrialError) else SeatrialError(f"the run was stopped: {exc}"))
+
+    def _after_suites(self, guest: Session) -> None:
+        from seatrial.errors import SeatrialError
+
+        assert self.run is not None
+        with self._shown() as progress:
+            self.run.progress = progress
+            if self.candidate.settings.lynis and self.run.record.problem is None:
+                try:
+                    self.run.judge_by_lynis(guest)
+                except SeatrialError as exc:
+                    self.run.fail(exc)
+            self.run.keep_evidence(guest)
+
+    @contextlib.contextmanager
+    def _shown(self) -> Iterator[Progress]:
+        from seatrial.progress import progress_for
+
+        capture = self.config.pluginmanager.getplugin("capturemanager")
+        visible = capture.global_and_fixture_disabled() if capture else contextlib.nullcontext()
+        with visible, progress_for(sys.stderr, plain=self.config.option.verbose < 0) as progress:
+            yield progress
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, None, None]:
+        """Make pytest see what the check saw: an observation that does not hold is a failure."""
+        from seatrial.check import NotApplicable, NotChecked
+        from seatrial.policy.judge import Outcome, judge
+
+        try:
+            yield
+        except NotApplicable as exc:
+            item.stash[_SAID] = (Outcome.NOT_APPLICABLE, str(exc))
+            pytest.skip(f"not applicable: {exc}")
+        except NotChecked as exc:
+            item.stash[_SAID] = (Outcome.NOT_CHECKED, str(exc))
+            pytest.fail(f"not checked: {exc}", pytrace=False)
+        if item.get_closest_marker("control"):
+            observations = item.stash[_CHECK].observations if _CHECK in item.stash else []
+            outcome, _expected, _seen, because = judge(observations)
+            if outcome is not Outcome.PASS:
+                pytest.fail(because, pytrace=False)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Turn what became of a check into the verdict on its control."""
+        report = yield
+        if self.run is not None and self.plan is not None and (call.when == "call" or report.outcome != "passed"):
+            from seatrial.plan import Ended
+
+            check = item.stash.get(_CHECK, None)
+            ended = Ended(
+                error=call.excinfo.value if call.excinfo else None,
+                said=item.stash.get(_SAID, None),
+                observations=tuple(check.observations) if check else (),
+                seconds=call.duration,
+                skipped=report.skipped,
+                reason=_first_line(report),
+            )
+            verdict = self.plan.verdict(item.nodeid, ended)
+            self.run.add(verdict)
+            self._stop_when_lost(item, ended.error)
+        return report
+
+    def _stop_when_lost(self, item: pytest.Item, error: BaseException | None) -> None:
+        """End the session at the first loss of the guest: what follows would only repeat it."""
+        from seatrial.errors import BootError, SessionLost
+
+        assert self.run is not None
+        if isinstance(error, BootError | SessionLost):
+            self.run.fail(error)
+            item.session.shouldfail = f"the guest was lost: {error.message}"
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
+        """Decide; the exit status says it."""
+        if self.run is not None:
+            with self._shown() as progress, _user_errors():
+                self.run.progress = progress
+                self.run.finish()
+            if session.exitstatus in (
+                pytest.ExitCode.OK,
+                pytest.ExitCode.TESTS_FAILED,
+                pytest.ExitCode.NO_TESTS_COLLECTED,
+            ):
+                session.exitstatus = self.run.exit_status
+        yield
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the decision and what a release engineer needs to act on it."""
+        if self.run is not None:
+            from seatrial.report.terminal import summary_lines
+
+            terminalreporter.section("seatrial")
+            for line in summary_lines(self.run.record, self.run.folder, width=terminalreporter._tw.fullwidth):
+                terminalreporter.write_line(line)
+
+    def pytest_report_header(self) -> str:
+        """Say what is judged."""
+        candidate = self.candidate
+        return f"seatrial: {candidate.image.path} as {candidate.flavour.name}, QEMU {candidate.qemu}"
+
+
+def _collected(item: pytest.Item) -> Collected:
+    from seatrial.plan import Collected
+
+    marker = item.get_closest_marker("control")
+    return Collected(item.nodeid, item.path, " ".join(map(str, marker.args)) if marker else None)
+
+
+def _first_line(report: pytest.TestReport) -> str:
+    if isinstance(report.longrepr, tuple):
+        return str(report.longrepr[2])
+    return next((line for line in report.longreprtext.splitlines()[::-1] if line.strip()), "")
+
+
+@contextlib.contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Let a termination request end the run in order, as Ctrl-C does."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt("SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

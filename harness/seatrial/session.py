@@ -1,0 +1,184 @@
+"""From settings to a guest that answers: the candidate is examined, booted on the first accelerator that works."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from seatrial.errors import AcceleratorError, ConfigError
+from seatrial.guest.facts import Facts
+from seatrial.guest.ready import Guest, Patience, ready_guest
+from seatrial.guest.ssh import Address, RunKey
+from seatrial.layout import cache_dir, data_dir
+from seatrial.machine.accelerator import Choice, choices, remember_kvm
+from seatrial.machine.boot import Boot, BootFacts, Launch, powered_on, qemu_version, usable_firmware
+from seatrial.machine.definition import Machine, load_machine
+from seatrial.machine.disk import Image, open_image
+from seatrial.machine.firmware import Firmware
+from seatrial.machine.provision import KEY_COMMENT, provision
+from seatrial.options import TCG_FACTOR, Settings
+from seatrial.policy.flavours import Flavour
+from seatrial.progress import Progress
+from seatrial.suites import flavour_names, read_flavour
+
+__all__ = ["Candidate", "Session", "booted", "examine", "first_usable", "launch_of"]
+
+_MOST_CONSOLE = 262_144
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """What is to be judged, on what, by which policy: all bad input is found while this is made."""
+
+    settings: Settings
+    image: Image
+    flavour: Flavour
+    machine: Machine
+    firmware: Firmware | None
+    qemu: str
+    tries: tuple[Choice, ...]
+
+
+@dataclass(slots=True, kw_only=True)
+class Session:
+    """A ready guest as the suites see it. ``host`` is a testinfra host, made for this boot."""
+
+    host: Any
+    facts: Facts
+    guest: Guest
+    boot: Boot
+
+    @property
+    def boot_facts(self) -> BootFacts:
+        """Return what is known of the boot from outside."""
+        console = self.boot.console.path.read_bytes()[-_MOST_CONSOLE:].decode("utf-8", "backslashreplace")
+        return BootFacts(
+            accelerator=self.boot.launch.choice.accelerator,
+            banner_s=self.guest.banner_s,
+            login_s=self.guest.login_s,
+            ready_s=self.guest.ready_s,
+            state=self.guest.state,
+            console=console,
+        )
+
+
+def examine(settings: Settings) -> Candidate:
+    """Return the candidate that ``settings`` describe, before anything boots.
+
+    :raises ConfigError: the image, flavour, machine or accelerator is not usable.
+    :raises HostError: this computer lacks QEMU or firmware.
+    """
+    if settings.image is None:
+        raise ConfigError(
+            "no image was given", hint="--image FILE names the candidate; 'seatrial gate' alone judges the demo image"
+        )
+    image = open_image(settings.image)
+    if settings.flavour is None:
+        raise ConfigError(
+            f"no flavour was given for image {str(settings.image)!r}",
+            hint=f"--flavour NAME chooses the policy; known flavours: {', '.join(flavour_names())}",
+        )
+    flavour = read_flavour(settings.flavour)
+    machine = load_machine(settings.machine or flavour.machine, data_dir("qemu") / "machines")
+    qemu = qemu_version(machine)
+    firmware = usable_firmware(machine)
+    tries = choices(settings.accel, cache_dir())
+    return Candidate(
+        settings=settings, image=image, flavour=flavour, machine=machine, firmware=firmware, qemu=qemu, tries=tries
+    )
+
+
+@contextlib.contextmanager
+def booted(
+    candidate: Candidate,
+    folder: Path,
+    *,
+    run: str,
+    progress: Progress,
+    describe: Callable[[Launch], None] = lambda _launch: None,
+) -> Iterator[Session]:
+    """Boot the candidate, wait until it is ready and give the session; the next accelerator is tried where allowed.
+
+    :param folder: where console log, QEMU log and the nameless overlay go.
+    :param run: an id for the guest's provisioning.
+    :param describe: called before each try with what is launched.
+    :raises SeatrialError: it did not come up, or this host cannot boot it.
+    """
+    key = RunKey(KEY_COMMENT)
+
+    def start(choice: Choice) -> contextlib.AbstractContextManager[Session]:
+        launch = launch_of(candidate, choice, folder, run=run, key=key)
+        describe(launch)
+        return _ready(candidate, launch, key, progress)
+
+    with first_usable(candidate.tries, start, progress) as session:
+        yield session
+
+
+Started = TypeVar("Started")
+
+
+@contextlib.contextmanager
+def first_usable(
+    tries: Sequence[Choice],
+    start: Callable[[Choice], contextlib.AbstractContextManager[Started]],
+    progress: Progress,
+) -> Iterator[Started]:
+    """Give what ``start`` gives for the first accelerator that runs a guest; what was learnt of KVM is remembered.
+
+    :raises AcceleratorError: none does.
+    """
+    for number, choice in enumerate(tries, start=1):
+        with contextlib.ExitStack() as stack:
+            try:
+                started = stack.enter_context(start(choice))
+            except AcceleratorError as exc:
+                if number == len(tries):
+                    raise
+                remember_kvm(cache_dir(), works=False, reason=f"KVM ran no guest on this host: {exc.message}")
+                progress.note(f"KVM is not usable here: {exc.message}")
+                continue
+            if choice.accelerator == "kvm":
+                remember_kvm(cache_dir(), works=True, reason="a guest ran on it")
+            yield started
+            return
+
+
+def launch_of(candidate: Candidate, choice: Choice, folder: Path, *, run: str, key: RunKey) -> Launch:
+    """Return all that a boot of ``candidate`` on the accelerator ``choice`` needs."""
+    return Launch(
+        machine=candidate.machine,
+        image=candidate.image,
+        choice=choice,
+        firmware=candidate.firmware,
+        provision=provision(candidate.flavour.access, key.public_line, run_id=run),
+        folder=folder,
+    )
+
+
+@contextlib.contextmanager
+def _ready(candidate: Candidate, launch: Launch, key: RunKey, progress: Progress) -> Iterator[Session]:
+    settings, choice = candidate.settings, launch.choice
+    factor = TCG_FACTOR if choice.accelerator == "tcg" else 1
+    patience = Patience(
+        boot_s=settings.boot_timeout * factor,
+        settle_s=settings.settle_timeout * factor,
+        command_s=settings.command_timeout * factor,
+    )
+    progress.phase(f"powering on under {choice.accelerator} ({choice.reason})")
+    with powered_on(launch) as boot:
+        watching = [True]
+        boot.console.listen(lambda _chunk: progress.detail(boot.console.last_line) if watching else None)
+        with ready_guest(
+            Address(boot.port), launch.provision.user, key, guard=boot.guard, patience=patience, say=progress.phase
+        ) as guest:
+            watching.clear()
+            progress.phase(f"ready {guest.ready_s:.1f} s after power-on: the system says {guest.state!r}")
+            # testinfra takes long to import: only now, while nobody waits for it.
+            from seatrial.guest.backend import new_host  # noqa: PLC0415
+
+            host = new_host(guest.shell, candidate.image.path.name)
+            yield Session(host=host, facts=Facts(guest.shell), guest=guest, boot=boot)
