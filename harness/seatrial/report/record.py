@@ -1,0 +1,227 @@
+"""The record of a run: what was judged, on what, by which policy, and what came of it. Written after every verdict."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from seatrial.errors import ConfigError
+from seatrial.policy.judge import Decision, Outcome, Verdict, decide
+from seatrial.report.atomic import write_atomic
+from seatrial.report.decode import Fault, decode
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "BootTimes",
+    "FlavourFacts",
+    "ImageFacts",
+    "MachineFacts",
+    "Problem",
+    "Record",
+    "RecordWriter",
+    "counts",
+    "decision_of",
+    "from_json",
+    "read_record",
+    "reasons_to_reject",
+    "to_json",
+]
+
+SCHEMA_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFacts:
+    """The candidate's disk file. Both digests are SHA-256 in hex; the second is None until the run has ended."""
+
+    path: str
+    name: str
+    format: str
+    size_bytes: int
+    sha256: str
+    sha256_after: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlavourFacts:
+    """The policy that judged."""
+
+    name: str
+    title: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineFacts:
+    """The virtual hardware, and why this accelerator ran it."""
+
+    definition: str
+    accelerator: str
+    accelerator_reason: str
+    qemu: str
+    firmware: str
+    cpus: int
+    memory_mib: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BootTimes:
+    """Seconds from the start of the CPUs to the SSH banner, the first login and the settled system, and its state.
+
+    ``phases`` holds the durations that the guest itself reports (firmware, kernel, initrd, userspace), in order.
+    """
+
+    banner_s: float
+    login_s: float
+    ready_s: float
+    state: str
+    phases: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Why the run could not judge, and the exit status that says so. ``console_tail`` holds the last console lines."""
+
+    kind: str
+    message: str
+    hint: str = ""
+    evidence: str = ""
+    exit_status: int = 2
+    console_tail: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One run. It cannot say release unless everything in it does; ``run`` is also the name of its folder.
+
+    ``injected`` names every way in which the run differs from how the image ships; ``evidence`` maps a name to a file
+    relative to the folder.
+    """
+
+    schema_version: int
+    seatrial: str
+    run: str
+    decision: Decision
+    complete: bool
+    started: datetime
+    finished: datetime | None
+    image: ImageFacts
+    flavour: FlavourFacts
+    machine: MachineFacts | None
+    boot: BootTimes | None
+    suites: tuple[str, ...]
+    injected: tuple[str, ...]
+    verdicts: tuple[Verdict, ...]
+    problem: Problem | None
+    evidence: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        """Refuse a release that the rest of the record contradicts.
+
+        :raises ValueError: the decision is release, and there are reasons to reject.
+        """
+        if self.decision is Decision.RELEASE and (reasons := reasons_to_reject(self)):
+            raise ValueError(f"the record says release, but {'; '.join(reasons)}")
+
+
+def reasons_to_reject(record: Record) -> tuple[str, ...]:
+    """Return everything that stands against a release, in words; empty when nothing does."""
+    image = record.image
+    found = {
+        "the run did not end": not record.complete or record.finished is None,
+        "the run met a problem": record.problem is not None,
+        "the image's digest was not taken again": image.sha256_after is None,
+        "the image changed during the run": image.sha256_after not in (None, image.sha256),
+        "the verdicts do not allow it": decide(record.verdicts) is not Decision.RELEASE,
+    }
+    return tuple(reason for reason, stands in found.items() if stands)
+
+
+def decision_of(record: Record) -> Decision:
+    """Return the decision that follows from all else in ``record``, whatever it says itself."""
+    return Decision.REJECT if reasons_to_reject(record) else Decision.RELEASE
+
+
+def counts(record: Record, suite: str | None = None) -> Mapping[Outcome, int]:
+    """Return how many verdicts (of ``suite``) have each outcome, worst outcome first."""
+    found = Counter(v.outcome for v in record.verdicts if suite in (None, v.suite))
+    return {outcome: found[outcome] for outcome in Outcome}
+
+
+def to_json(record: Record) -> str:
+    """Return ``record`` as JSON text. It is ASCII: whatever a guest wrote, the file is safe to show on a terminal."""
+    return json.dumps(_plain(record), indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def from_json(text: str, *, where: str = "the record") -> Record:
+    """Return the record in ``text``.
+
+    :raises ConfigError: it is no JSON, of another version, does not fit the schema, or its decision contradicts it.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise ConfigError(f"{where} is not valid JSON: {exc}") from exc
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if version != SCHEMA_VERSION:
+        raise ConfigError(
+            f"{where} has schema_version {version!r}; this seatrial reads version {SCHEMA_VERSION}",
+            hint="read it with the seatrial version that the record names, or judge the image again",
+        )
+    try:
+        record = decode(Record, value)
+    except Fault as exc:
+        raise ConfigError(
+            f"{where} is not a valid record: {exc}", hint="reports/record.schema.json describes it"
+        ) from exc
+    if record.decision is not decision_of(record):
+        raise ConfigError(f"{where} says {record.decision}, but its verdicts say {decision_of(record)}")
+    return record
+
+
+def read_record(path: Path) -> Record:
+    """Return the record in file ``path``.
+
+    :raises ConfigError: there is none, or it is not valid.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"cannot read record {str(path)!r}: {exc}", hint="name the record.json of a run") from exc
+    return from_json(text, where=repr(str(path)))
+
+
+class RecordWriter:
+    """Writes a record to ``record.json`` in ``folder``; at every moment the file there is whole."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "record.json"
+
+    def write(self, record: Record) -> None:
+        """Replace the file by ``record``."""
+        write_atomic(self.path, to_json(record))
+
+
+def _plain(value: object) -> object:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Mapping):
+        return {_text(str(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, StrEnum):
+        return value.value
+    return _text(value) if isinstance(value, str) else value
+
+
+def _text(value: str) -> str:
+    # Half of a surrogate pair is no character, and other readers of JSON refuse it.
+    return value.encode("utf-8", "backslashreplace").decode("utf-8")
