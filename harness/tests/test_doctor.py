@@ -6,7 +6,20 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from seatrial.doctor import AptSource, Finding, Host, Need, State, Step, examine, exit_status, install, plan, report
+from seatrial.doctor import (
+    AptSource,
+    Finding,
+    Host,
+    Need,
+    State,
+    Step,
+    examine,
+    exit_status,
+    install,
+    main,
+    plan,
+    report,
+)
 from seatrial.doctor.findings import manager_of
 from seatrial.doctor.requirements import REQUIREMENTS, Manager
 from seatrial.errors import HostError
@@ -317,7 +330,7 @@ def test_the_report_names_what_a_complete_gate_goes_without() -> None:
 
 
 def test_the_commands_of_a_report_carry_sudo_for_an_ordinary_user() -> None:
-    host = replace(DEBIAN_13, is_root=False)
+    host = replace(DEBIAN_13, is_root=False, has_sudo=True)
     assert "\nsudo apt-get update\n" in report(host, examine(host))
 
 
@@ -325,3 +338,29 @@ def test_what_some_distribution_does_not_package_comes_with_other_advice() -> No
     everywhere = len(Manager)
     without = [row for row in REQUIREMENTS if len(row.packages) < everywhere and not row.elsewhere]
     assert [row.name for row in without] == [], "say in 'elsewhere' what to do where there is no package"
+
+
+def test_the_doctor_ends_with_the_state_after_installing(capsys: pytest.CaptureFixture[str]) -> None:
+    cured = replace(DEBIAN_13, present=COMPLETE)
+    assert main(install_missing=True, look_at=lambda: DEBIAN_13, install_on=lambda _: cured) == 0
+    assert capsys.readouterr().out.endswith("doctor: everything required is there\n")
+
+
+def test_without_the_order_to_install_nothing_is_installed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(look_at=lambda: DEBIAN_13, install_on=_refused) == 2
+    assert "apt-get install -y" in capsys.readouterr().out
+
+
+def test_a_failed_installation_is_an_error_when_something_required_is_missing() -> None:
+    with pytest.raises(HostError, match="no sudo"):
+        main(install_missing=True, look_at=lambda: DEBIAN_13, install_on=_refused)
+
+
+def test_a_failed_installation_of_extras_is_told_but_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    host = replace(DEBIAN_13, present={name: version for name, version in COMPLETE.items() if name != "swtpm"})
+    assert main(install_missing=True, look_at=lambda: host, install_on=_refused) == 0
+    assert "no sudo" in capsys.readouterr().out
+
+
+def _refused(_: Host) -> Host:
+    raise HostError("no sudo")

@@ -6,6 +6,8 @@ before any package is installed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from seatrial.doctor.findings import Finding, State, examine, exit_status
 from seatrial.doctor.host import AptSource, Host, look
 from seatrial.doctor.install import install
@@ -33,22 +35,33 @@ __all__ = [
 ]
 
 
-def main(*, install_missing: bool = False, say_all: bool = True) -> int:
+def main(
+    *,
+    install_missing: bool = False,
+    say_all: bool = True,
+    look_at: Callable[[], Host] = look,
+    install_on: Callable[[Host], Host] = lambda host: install(host, say=_say),
+) -> int:
     """Examine this computer, install what is missing when asked to, print the report; return the exit status.
 
     :param say_all: also list what is there (else only what is not).
-    :raises HostError: installing failed, or is not possible.
+    :raises HostError: something required is missing, and installing it failed or is not possible.
     """
-    host = look()
+    host = look_at()
+    failed: HostError | None = None
     if install_missing and plan(host, examine(host)).steps:
         try:
-            host = install(host, say=_say)
-        except HostError:
-            _say(report(host, examine(host), say_all=say_all))
-            raise
+            host = install_on(host)
+        except HostError as error:
+            host, failed = look_at(), error
     findings = examine(host)
-    _say(report(host, findings, say_all=say_all))
-    return exit_status(findings)
+    _say(report(host, findings, say_all=say_all, say_remedy=failed is None))
+    status = exit_status(findings)
+    if failed is not None:
+        if status:
+            raise failed
+        _say(str(failed))
+    return status
 
 
 def _say(text: str) -> None:

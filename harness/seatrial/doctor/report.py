@@ -14,24 +14,29 @@ __all__ = ["report"]
 _WIDTH = 100
 
 
-def report(host: Host, findings: Sequence[Finding], *, say_all: bool = True) -> str:
+def report(host: Host, findings: Sequence[Finding], *, say_all: bool = True, say_remedy: bool = True) -> str:
     """Return the report on ``host`` for a terminal or a log; ``say_all`` also lists what is there."""
-    return "\n".join(_lines(host, findings, say_all=say_all))
-
-
-def _lines(host: Host, findings: Sequence[Finding], *, say_all: bool) -> Iterator[str]:
     shown = [found for found in findings if say_all or found.state is not State.OK]
+    return "\n".join((*_table(shown), *(_remedy(host, findings) if say_remedy else ()), _conclusion(findings)))
+
+
+def _table(shown: Sequence[Finding]) -> Iterator[str]:
     width = max((len(found.name) for found in shown), default=0)
     for found in shown:
         yield f"{found.state:<8}{found.name:<{width}}  {_remark(found)}"
         if found.state is not State.OK:
             yield from textwrap.wrap(found.why, _WIDTH, initial_indent=" " * 10, subsequent_indent=" " * 10)
+
+
+def _remedy(host: Host, findings: Sequence[Finding]) -> Iterator[str]:
     remedy = plan(host, findings)
     if remedy.steps:
-        yield "\nto install what is missing, run 'seatrial doctor --install', or by hand:"
-        yield from (step.as_typed("" if host.is_root else "sudo") for step in remedy.steps)
+        by_sudo = host.has_sudo and not host.is_root
+        yield "\nto install what is missing, run 'seatrial doctor --install', or by hand" + (
+            ":" if by_sudo else " as root:"
+        )
+        yield from (step.as_typed("sudo" if by_sudo else "") for step in remedy.steps)
         yield from (f"note: {note}" for note in remedy.notes)
-    yield _conclusion(findings)
 
 
 def _remark(found: Finding) -> str:
