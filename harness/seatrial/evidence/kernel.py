@@ -1,0 +1,77 @@
+"""States that the running kernel reports of itself: choices in brackets, taint, CPU vulnerabilities."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from seatrial.errors import ObservationError
+
+__all__ = ["LOCKDOWN", "TAINTED", "VULNERABILITIES", "chosen", "parse_vulnerabilities", "taint_reasons"]
+
+LOCKDOWN: Final = "cat /sys/kernel/security/lockdown"
+TAINTED: Final = "cat /proc/sys/kernel/tainted"
+VULNERABILITIES: Final = "grep -s '' /sys/devices/system/cpu/vulnerabilities/*"
+_TAINT: Final = (
+    "a proprietary module",
+    "a module loaded by force",
+    "a kernel on an unsuitable processor",
+    "a module unloaded by force",
+    "a machine check",
+    "a bad page",
+    "user space asked for it",
+    "an oops or a bug",
+    "an overridden ACPI table",
+    "a warning",
+    "a staging driver",
+    "a workaround for the platform's firmware",
+    "a module built outside of the kernel",
+    "an unsigned module",
+    "a soft lockup",
+    "a live patch",
+    "an auxiliary taint of the distribution",
+    "randomised structures",
+    "an in-kernel test",
+    "a debug interface of firmware",
+)
+
+
+def chosen(text: str) -> str:
+    """Return the choice in brackets: ``integrity`` of ``none [integrity] confidentiality``.
+
+    :raises ObservationError: there is not exactly one.
+    """
+    found = re.findall(r"\[([a-z_]+)\]", text)
+    if len(found) != 1:
+        raise ObservationError(f"{text[:200]!r} has {len(found)} choices in brackets, expected one")
+    return str(found[0])
+
+
+def taint_reasons(text: str) -> tuple[str, ...]:
+    """Return why the kernel is tainted, from the number in ``/proc/sys/kernel/tainted``; empty when it is not.
+
+    :raises ObservationError: that is no number.
+    """
+    if not re.fullmatch(r"[0-9]{1,19}", text.strip()):
+        raise ObservationError(f"/proc/sys/kernel/tainted holds {text[:200]!r}, expected a number")
+    bits = int(text)
+    names = [name for bit, name in enumerate(_TAINT) if bits >> bit & 1]
+    rest = bits >> len(_TAINT) << len(_TAINT)
+    return (*names, f"unknown bits {rest}") if rest else tuple(names)
+
+
+def parse_vulnerabilities(text: str) -> Mapping[str, str]:
+    """Return the processor's vulnerabilities and what the kernel does about each.
+
+    :raises ObservationError: a line is none, or there is none.
+    """
+    found = {}
+    for line in filter(None, text.split("\n")):
+        match = re.fullmatch(r"/sys/devices/system/cpu/vulnerabilities/(\w+):(.+)", line)
+        if match is None:
+            raise ObservationError(f"the list of CPU vulnerabilities holds {line[:200]!r}, which is none")
+        found[match[1]] = match[2]
+    if not found:
+        raise ObservationError("the kernel reports no CPU vulnerabilities at all")
+    return found

@@ -1,0 +1,110 @@
+"""What is mounted, by ``/proc/self/mountinfo``; swap; and what became of attempts to write."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from seatrial.errors import ObservationError
+
+__all__ = ["MOUNTINFO", "SWAPS", "Attempt", "Mount", "mount_at", "parse_attempts", "parse_mountinfo", "parse_swaps"]
+
+MOUNTINFO: Final = "cat /proc/self/mountinfo"
+SWAPS: Final = "cat /proc/swaps"
+_OCTAL: Final = re.compile(r"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mount:
+    """One mount. A path is writable only when neither the mount nor its file system is read-only."""
+
+    device: str
+    root: str
+    target: str
+    options: frozenset[str]
+    kind: str
+    source: str
+    super_options: frozenset[str]
+
+    @property
+    def is_writable(self) -> bool:
+        """Return whether files on it can be changed."""
+        return "ro" not in self.options and "ro" not in self.super_options
+
+
+def parse_mountinfo(text: str) -> tuple[Mount, ...]:
+    """Return the mounts in the order in which they were made.
+
+    :raises ObservationError: a line is none, or there is none.
+    """
+    mounts = tuple(_mount(line) for line in text.split("\n") if line)
+    if not mounts:
+        raise ObservationError("/proc/self/mountinfo is empty: no system is without mounts")
+    return mounts
+
+
+def _mount(line: str) -> Mount:
+    before, dash, after = line.partition(" - ")
+    left, right = before.split(" "), after.split(" ")
+    if not dash or len(left) < 6 or len(right) < 3 or not re.fullmatch(r"\d+:\d+", left[2]) or left[4][:1] != "/":
+        raise ObservationError(f"/proc/self/mountinfo holds {line[:200]!r}, which is no mount")
+    return Mount(
+        device=left[2],
+        root=_plain(left[3]),
+        target=_plain(left[4]),
+        options=frozenset(left[5].split(",")),
+        kind=right[0],
+        source=_plain(right[1]),
+        super_options=frozenset(" ".join(right[2:]).split(",")),
+    )
+
+
+def _plain(text: str) -> str:
+    # The kernel writes blank, tab, line feed and backslash as octal numbers.
+    return _OCTAL.sub(lambda match: chr(int(match[1], 8) & 0xFF), text)
+
+
+def mount_at(mounts: Sequence[Mount], target: str) -> Mount | None:
+    """Return what is seen at ``target``: the last of several mounts hides the others; None when nothing is mounted."""
+    return next((mount for mount in reversed(mounts) if mount.target == target), None)
+
+
+def parse_swaps(text: str) -> tuple[str, ...]:
+    """Return the devices and files in use as swap.
+
+    :raises ObservationError: the table has no header, or a line is none.
+    """
+    lines = [line for line in text.split("\n") if line.strip()]
+    if not lines or lines[0].split()[:2] != ["Filename", "Type"]:
+        raise ObservationError(f"/proc/swaps begins with {text[:200]!r}, expected its header")
+    for line in lines[1:]:
+        if len(line.split()) < 5:
+            raise ObservationError(f"/proc/swaps holds {line[:200]!r}, which is no swap")
+    return tuple(line.split()[0] for line in lines[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """Something forbidden that was tried: what, whether it worked, and what was said."""
+
+    what: str
+    succeeded: bool
+    said: str
+
+
+def parse_attempts(text: str, *, expected: int) -> tuple[Attempt, ...]:
+    """Return attempts from lines of ``what<TAB>exit status<TAB>message``.
+
+    :raises ObservationError: a line is none, or there are not as many as ``expected``: the script was cut off.
+    """
+    attempts = []
+    for line in filter(None, text.split("\n")):
+        parts = line.split("\t")
+        if len(parts) != 3 or not re.fullmatch(r"[0-9]{1,3}", parts[1]):
+            raise ObservationError(f"an attempt reported {line[:200]!r}, which is no 'what, status, message'")
+        attempts.append(Attempt(parts[0], int(parts[1]) == 0, parts[2]))
+    if len(attempts) != expected:
+        raise ObservationError(f"{len(attempts)} attempts were reported, expected {expected}")
+    return tuple(attempts)

@@ -1,0 +1,101 @@
+"""Kernel parameters at run time (``/proc/sys``), and what ``sysctl.d`` says that they should be."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from seatrial.errors import ConfigError, ObservationError
+
+__all__ = [
+    "ROOTS",
+    "SYSCTLS",
+    "SYSCTL_D",
+    "known_path",
+    "parse_sysctl_d",
+    "parse_sysctls",
+    "path_of",
+    "sysctls_command",
+]
+
+ROOTS: Final = ("dev", "fs", "kernel", "net/core", "vm")
+# One question for all rows. Some files can only be written, for which grep complains: the end is marked instead.
+# binfmt_misc is a file system that would be mounted by looking at it.
+SYSCTLS: Final = (
+    f"cd /proc/sys && {{ grep -ras --exclude-dir=binfmt_misc '' {' '.join(ROOTS)}; [ $? -lt 3 ] && echo 'the end'; }}"
+)
+SYSCTL_D: Final = "systemd-analyze cat-config --no-pager sysctl.d"
+_KEY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./:*?\[\]@-]*")
+_PATH: Final = re.compile(r"[a-z]+(/[^/:\s]+)+")
+
+
+def sysctls_command(paths: Iterable[str]) -> str:
+    """Return the question for the files ``paths`` below ``/proc/sys``.
+
+    :raises ObservationError: a path holds more than letters, digits and ``_./:@-``: it came from the guest.
+    """
+    words = sorted(set(paths))
+    for word in words:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_./:@-]*", word) or ".." in word:
+            raise ObservationError(f"{word[:200]!r} is no path of a kernel parameter")
+    # /dev/null makes grep name the file even when there is only one.
+    return f"cd /proc/sys && {{ grep -as '' /dev/null {' '.join(words)}; [ $? -lt 3 ] && echo 'the end'; }}"
+
+
+def parse_sysctls(text: str) -> Mapping[str, str]:
+    """Return path to value (``kernel/sysrq`` to ``0``), blanks as single spaces, lines joined by a space.
+
+    :raises ObservationError: a line is none, or the end is missing.
+    """
+    lines = text.rstrip("\n").split("\n")
+    if lines[-1] != "the end":
+        raise ObservationError(f"the list of kernel parameters was cut off: it ends with {lines[-1][:200]!r}")
+    values: dict[str, list[str]] = {}
+    for line in lines[:-1]:
+        path, colon, value = line.partition(":")
+        if not colon or not _PATH.fullmatch(path):
+            raise ObservationError(f"the list of kernel parameters holds {line[:200]!r}, which is no 'path:value'")
+        values.setdefault(path, []).extend(value.split())
+    return {path: " ".join(words) for path, words in values.items()}
+
+
+def path_of(key: str) -> str:
+    """Return the path below ``/proc/sys`` of ``key``: the first separator says which of ``.`` and ``/`` separates."""
+    first = re.search(r"[./]", key)
+    if first is None or first[0] == "/":
+        return key
+    return key.translate(str.maketrans("./", "/."))
+
+
+def known_path(key: str) -> str:
+    """Return the path of a control's ``key``.
+
+    :raises ConfigError: :data:`SYSCTLS` does not read it.
+    """
+    path = path_of(key)
+    if not path.startswith(tuple(f"{root}/" for root in ROOTS)):
+        raise ConfigError(f"sysctl {key!r} lies outside of what is read: {', '.join(ROOTS)}")
+    return path
+
+
+def parse_sysctl_d(text: str) -> Mapping[str, str]:
+    """Return path to value of merged ``sysctl.d`` files; the last wins. Patterns are left out: they name no single key.
+
+    :raises ObservationError: a line is neither comment, ``key = value`` nor ``-key``.
+    """
+    wanted: dict[str, str] = {}
+    for line in text.split("\n"):
+        stripped = line.strip()
+        if not stripped or stripped[0] in "#;":
+            continue
+        key, equals, value = stripped.partition("=")
+        key = key.strip()
+        name = key.removeprefix("-")
+        if not _KEY.fullmatch(name) or not (equals or key.startswith("-")):
+            raise ObservationError(f"a file of sysctl.d holds {line[:200]!r}, which is no 'key = value'")
+        if set("*?[]") & set(name):
+            continue
+        if equals:  # a bare "-key" takes the key out of what patterns set, and sets nothing
+            wanted[path_of(name)] = " ".join(value.split())
+    return wanted
