@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,12 +19,13 @@ __all__ = [
     "Group",
     "LoginShell",
     "Secret",
-    "ordinary_accounts",
     "parse_groups",
     "parse_login_defs",
     "parse_login_shell",
     "parse_passwd",
     "parse_shadow",
+    "people",
+    "uid_min",
 ]
 
 # getent sees what nss adds (altfiles, userdb); a system without it has the files alone.
@@ -38,6 +39,7 @@ LOGIN_SHELL: Final = (
     '"$s" -lc \'printf "\\nseatrial-umask=%s\\nseatrial-path=%s\\n" "$(umask)" "$PATH"\''
 )
 
+_NOBODY: Final = 65534
 _NOLOGIN: Final = frozenset({"nologin", "false"})
 _FIXED_PROGRAMS: Final = frozenset(
     {"/bin/sync", "/sbin/shutdown", "/sbin/halt", "/usr/bin/sync", "/usr/sbin/shutdown", "/usr/sbin/halt"}
@@ -184,9 +186,21 @@ def parse_login_shell(text: str) -> LoginShell:
     return LoginShell(umask=int(umask[0], 8), path=tuple(path[0].split(":")))
 
 
-def ordinary_accounts(accounts: Sequence[Account], uid_min: int) -> tuple[Account, ...]:
+def uid_min(settings: Mapping[str, str]) -> int:
+    """Return the first UID of people by the ``settings`` of login.defs.
+
+    :raises ObservationError: it is no number.
+    """
+    value = settings.get("UID_MIN", "1000")
+    if not _is_id(value):
+        raise ObservationError(f"login.defs says UID_MIN {value[:50]!r}, which is no number")
+    return int(value)
+
+
+def people(passwd: str, login_defs: str) -> tuple[Account, ...]:
     """Return root, the accounts of people, and whatever else has a login shell: those whose homes matter."""
-    return tuple(a for a in accounts if a.has_login_shell or uid_min <= a.uid < 65534)
+    first = uid_min(parse_login_defs(login_defs))
+    return tuple(a for a in parse_passwd(passwd) if a.has_login_shell or first <= a.uid < _NOBODY)
 
 
 def _is_id(text: str) -> bool:

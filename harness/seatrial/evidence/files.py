@@ -20,6 +20,7 @@ __all__ = [
     "capabilities_command",
     "lines_by_file",
     "local_trees",
+    "parse_audit",
     "parse_capabilities",
     "parse_mounts",
     "parse_states",
@@ -34,6 +35,8 @@ _NOT_WALKED: Final = re.compile(
     r"autofs|binfmt_misc|bpf|cgroup2?|configfs|debugfs|devpts|efivarfs|fusectl|hugetlbfs|nsfs|proc|pstore|rpc_pipefs"
     r"|securityfs|selinuxfs|sysfs|tracefs|9p|afs|ceph|cifs|fuse\.sshfs|nfs4?|smb3|virtiofs"
 )
+# Where programs and libraries are, on systems with and without a merged /usr.
+_SYSTEM: Final = ("/usr", "/opt", "/bin", "/sbin", "/lib")
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 _STATE: Final = re.compile(r"([0-9a-f]{1,8}) (\S+) (\S+) (\S.*)")
 _CAPABILITIES: Final = re.compile(
@@ -75,6 +78,16 @@ class FileState:
     def is_dir(self) -> bool:
         """Return whether this is a directory."""
         return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_system(self) -> bool:
+        """Return whether this lies where programs and libraries are."""
+        return self.path.startswith(_SYSTEM)
+
+    @property
+    def has_owners(self) -> bool:
+        """Return whether owner and group exist; stat says UNKNOWN otherwise."""
+        return "UNKNOWN" not in {self.owner, self.group}
 
     @property
     def is_link(self) -> bool:
@@ -138,15 +151,16 @@ def audit_command(trees: Sequence[str]) -> str:
     World-writable files and folders, set-id files, files without owner, keys that open accounts, and programs or
     libraries that others than root may change. A name with a line break is given as inode, so that it forges nothing.
     """
+    system = " -o ".join(f"-path '{folder}*'" for folder in _SYSTEM)
     wanted = (
         r"-type f \( -perm -0002 -o -perm -4000 -o -perm -2000 \)",
         "-type d -perm -0002",
         "-nouser",
         "-nogroup",
         "-type f -size +0 -path '*/authorized_keys*'",
-        r"-path '/usr/*' ! -type l \( -perm -0020 -o ! -user 0 \)",
+        rf"\( {system} \) ! -type l \( -perm -0020 -o ! -user 0 \)",
     )
-    return _walk(trees, r" -o ".join(wanted), "stat -c '%f %u %g %n' {} +")
+    return _walk(trees, r" -o ".join(wanted), "stat -c '%f %U %G %n' {} +")
 
 
 def capabilities_command(trees: Sequence[str]) -> str:
@@ -157,9 +171,16 @@ def capabilities_command(trees: Sequence[str]) -> str:
     )
 
 
-def states_command(patterns: Sequence[str]) -> str:
-    """Return the question for the states of all files that match the shell ``patterns``; missing ones give nothing."""
-    each = 'if [ -e "$f" ] || [ -L "$f" ]; then stat -c "%f %U %G %n" "$f" || exit; fi'
+def states_command(patterns: Sequence[str], *, follow: bool) -> str:
+    """Return the question for the states of all files that match the shell ``patterns``; missing ones give nothing.
+
+    With ``follow``, a symbolic link counts as what it leads to, unless that is missing.
+    """
+    way = "-L " if follow else ""
+    each = (
+        f'if [ -e "$f" ]; then stat {way}-c "%f %U %G %n" "$f" || exit; '
+        'elif [ -L "$f" ]; then stat -c "%f %U %G %n" "$f" || exit; fi'
+    )
     return f"for f in {' '.join(patterns)}; do {each}; done"
 
 
@@ -175,6 +196,22 @@ def parse_states(text: str) -> tuple[FileState, ...]:
             raise ObservationError(f"a file is described by {line[:200]!r}, which is no 'mode owner group name'")
         states.append(FileState(mode=int(match[1], 16), owner=match[2], group=match[3], path=match[4]))
     return tuple(states)
+
+
+def parse_audit(status: int, stdout: str, stderr: str) -> tuple[FileState, ...]:
+    """Return the files that the walk of :func:`audit_command` found; files that vanished meanwhile are no fault.
+
+    :raises ObservationError: the walk could not see everything.
+    """
+    complaints = [line for line in stderr.split("\n") if line and not line.endswith("No such file or directory")]
+    if complaints or (status != 0 and not stderr):
+        why = complaints[0][:200] if complaints else f"exit status {status}"
+        raise ObservationError(f"the walk over the guest's files is incomplete: {why!r}")
+    states = parse_states(stdout)
+    if not states:
+        # Every system has /tmp, which everybody may write: a walk that finds nothing saw nothing.
+        raise ObservationError("the walk over the guest's files found nothing at all, not even /tmp")
+    return states
 
 
 def parse_capabilities(text: str) -> Mapping[str, str]:
@@ -216,7 +253,7 @@ def lines_by_file(text: str, paths: Sequence[str] | None = None) -> Mapping[str,
 def _walk(trees: Sequence[str], wanted: str, action: str) -> str:
     roots = " ".join(shlex.quote(tree) for tree in trees)
     newline = shlex.quote("*\n*")
-    odd = "stat -c '%f %u %g (a line break in the name of inode %i)' {} +"
+    odd = "stat -c '%f %U %G (a line break in the name of inode %i)' {} +"
     return (
         rf"find {roots} -xdev \( {wanted} \) "
         rf"\( -path {newline} -exec {odd} -o -exec {action} \)"

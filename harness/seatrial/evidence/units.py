@@ -16,9 +16,7 @@ UNITS: Final = (
     "systemctl list-units --all --no-legend --no-pager --plain --type=service,socket,timer,target,path,mount,automount"
 )
 
-_STATE: Final = re.compile(
-    r"(enabled|linked|masked)(-runtime)?|alias|static|disabled|indirect|generated|transient|bad"
-)
+_STATE: Final = re.compile(r"(enabled|linked|masked)(-runtime)?|alias|static|disabled|indirect|generated|transient|bad")
 _UNIT: Final = r"\S+\.(?:automount|device|mount|path|scope|service|slice|socket|swap|target|timer)"
 
 

@@ -1,0 +1,175 @@
+"""Accounts, groups and passwords of the guest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+from seatrial.check import Check
+from seatrial.evidence.accounts import (
+    ACCOUNT_FILES,
+    GROUPS,
+    LOGIN_DEFS,
+    PASSWD,
+    Account,
+    Group,
+    Secret,
+    parse_groups,
+    parse_login_defs,
+    parse_passwd,
+    parse_shadow,
+    uid_min,
+)
+from seatrial.evidence.files import lines_by_file
+from seatrial.evidence.settings import rule_holds, rule_text
+from seatrial.guest.facts import Facts
+from seatrial.policy.controls import Control
+from seatrial.policy.flavours import Flavour
+
+_STRONG_SCHEMES = frozenset({"y", "gy", "6"})
+_UNSHADOWED = frozenset({"x", "*"})
+
+
+def accounts_of(facts: Facts) -> tuple[Account, ...]:
+    return parse_passwd(facts.text(PASSWD))
+
+
+def groups_of(facts: Facts) -> tuple[Group, ...]:
+    return parse_groups(facts.text(GROUPS))
+
+
+def file_lines(facts: Facts, path: str) -> tuple[str, ...]:
+    # grep says 2 when one of the files is missing; gshadow may be.
+    return lines_by_file(facts.text(ACCOUNT_FILES, allowed=(0, 2))).get(path, ())
+
+
+def secrets_of(facts: Facts, check: Check) -> tuple[Secret, ...]:
+    secrets = parse_shadow("\n".join(line for line in file_lines(facts, "/etc/shadow") if not _is_legacy(line)))
+    if not secrets:
+        check.cannot_tell("/etc/shadow is missing or empty: nothing says whether passwords are locked")
+    return secrets
+
+
+def _is_legacy(line: str) -> bool:
+    return line.startswith(("+", "-"))
+
+
+def _more_than_once(values: Iterable[object]) -> list[object]:
+    seen: set[object] = set()
+    return [value for value in values if value in seen or seen.add(value)]  # type: ignore[func-returns-value]  # set.add
+
+
+@pytest.mark.control("acct-uid0-only-root")
+def test_only_root_has_uid_0(facts: Facts, check: Check) -> None:
+    check.equal([a.name for a in accounts_of(facts) if a.uid == 0], ["root"], what="accounts with UID 0")
+
+
+@pytest.mark.control("acct-gid0-only-root")
+def test_only_root_has_gid_0(facts: Facts, check: Check) -> None:
+    accounts = [
+        a.name for a in accounts_of(facts) if a.gid == 0 and (a.name == "root" or a.has_login_shell or a.uid >= 100)
+    ]
+    # Others of RPM systems (sync, shutdown, halt, operator) hold group 0 by design and cannot log in.
+    check.equal(accounts, ["root"], what="accounts with the primary group 0")
+    groups = [g for g in groups_of(facts) if g.gid == 0]
+    check.equal([g.name for g in groups], ["root"], what="groups with GID 0")
+    check.nothing((m for g in groups for m in g.members if m != "root"), expected="no members of group root")
+
+
+@pytest.mark.control("acct-unique-ids")
+def test_names_and_ids_are_unique(facts: Facts, check: Check) -> None:
+    accounts, groups = accounts_of(facts), groups_of(facts)
+    for what, values in (
+        ("user name", [a.name for a in accounts]),
+        ("UID", [a.uid for a in accounts]),
+        ("group name", [g.name for g in groups]),
+        ("GID", [g.gid for g in groups]),
+    ):
+        check.nothing((f"{what} {value}" for value in _more_than_once(values)), expected=f"each {what} once")
+
+
+@pytest.mark.control("acct-shadowed")
+def test_passwords_are_shadowed(facts: Facts, check: Check) -> None:
+    lines = [line for line in file_lines(facts, "/etc/passwd") if not _is_legacy(line)]
+    accounts = parse_passwd("\n".join(lines))
+    if not accounts:
+        check.cannot_tell("/etc/passwd is missing or empty")
+    open_ones = [a.name for a in accounts if a.password not in _UNSHADOWED]
+    check.nothing(open_ones, expected="'x' or '*' in the password field of every line of /etc/passwd")
+
+
+@pytest.mark.control("acct-no-empty-password")
+def test_no_password_is_empty(facts: Facts, check: Check) -> None:
+    check.nothing((s.name for s in secrets_of(facts, check) if s.is_empty), expected="no empty password field")
+
+
+@pytest.mark.control("acct-no-default-password")
+def test_no_account_has_a_usable_password(facts: Facts, check: Check) -> None:
+    usable = [s.name for s in secrets_of(facts, check) if not s.is_empty and not s.is_locked]
+    check.nothing(usable, expected="every account locked ('!' or '*')")
+
+
+@pytest.mark.control("acct-root-locked")
+def test_root_has_no_password(facts: Facts, check: Check) -> None:
+    root = [s for s in secrets_of(facts, check) if s.name == "root"]
+    if not root:
+        check.cannot_tell("/etc/shadow has no line for root")
+    check.holds(
+        all(s.is_locked for s in root),
+        expected="root locked",
+        seen="locked" if root[0].is_locked else "a password or none",
+    )
+
+
+@pytest.mark.control("acct-system-nologin")
+def test_system_accounts_cannot_log_in(facts: Facts, check: Check) -> None:
+    first = uid_min(parse_login_defs(facts.text(LOGIN_DEFS)))
+    system = [a for a in accounts_of(facts) if 0 < a.uid < first or a.uid == 65534]
+    open_ones = [f"{a.name} ({a.shell or '/bin/sh'})" for a in system if a.has_login_shell]
+    check.nothing(open_ones, expected=f"no login shell for accounts with a UID below {first}")
+
+
+@pytest.mark.control("acct-interactive-allowlist")
+def test_interactive_accounts_are_expected(facts: Facts, check: Check, flavour: Flavour) -> None:
+    allowed = {*flavour.allowed("interactive-accounts"), flavour.access.user}
+    first = uid_min(parse_login_defs(facts.text(LOGIN_DEFS)))
+    people = [a for a in accounts_of(facts) if a.has_login_shell and (a.uid == 0 or a.uid >= first)]
+    check.nothing(
+        (f"{a.name} ({a.shell or '/bin/sh'})" for a in people if a.name not in allowed),
+        expected=f"no accounts with a login shell but {', '.join(sorted(allowed))}",
+    )
+
+
+@pytest.mark.control("acct-no-plus-entries")
+def test_no_legacy_entries(facts: Facts, check: Check) -> None:
+    files = lines_by_file(facts.text(ACCOUNT_FILES, allowed=(0, 2)))
+    found = [f"{path}: {line.partition(':')[0]}" for path, lines in files.items() for line in lines if _is_legacy(line)]
+    check.nothing(found, expected="no line that begins with + or -")
+
+
+@pytest.mark.control("acct-groups-consistent")
+def test_groups_are_consistent(facts: Facts, check: Check) -> None:
+    accounts, groups = accounts_of(facts), groups_of(facts)
+    known = {g.gid for g in groups}
+    check.nothing(
+        (f"{a.name} ({a.gid})" for a in accounts if a.gid not in known), expected="every primary group exists"
+    )
+    shadow = [g for g in groups if g.name == "shadow"]
+    members = [m for g in shadow for m in g.members] + [a.name for a in accounts if a.gid in {g.gid for g in shadow}]
+    check.nothing(members, expected="no members of group shadow")
+
+
+@pytest.mark.control("acct-pw-hash")
+def test_hashes_are_strong(facts: Facts, check: Check) -> None:
+    method = parse_login_defs(facts.text(LOGIN_DEFS)).get("ENCRYPT_METHOD", "not set (DES)")
+    check.one_of(method.upper(), ["YESCRYPT", "SHA512"], what="ENCRYPT_METHOD")
+    weak = [f"{s.name} ({s.scheme})" for s in secrets_of(facts, check) if s.scheme and s.scheme not in _STRONG_SCHEMES]
+    check.nothing(weak, expected="no hash but yescrypt ($y$) and SHA-512 ($6$)")
+
+
+@pytest.mark.probe("login-defs")
+def test_login_defs(row: Control, facts: Facts, check: Check) -> None:
+    settings = parse_login_defs(facts.text(LOGIN_DEFS))
+    for name, rule in (row.probe or {})["login-defs"].items():
+        value = settings.get(name, "not set")
+        check.holds(rule_holds(rule, value), expected=f"{name} {rule_text(rule)}", seen=f"{name} = {value}")

@@ -1,0 +1,134 @@
+"""Modes and owners of the guest's files, from one walk over all local file systems; and mount options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from seatrial.check import Check
+from seatrial.evidence.files import (
+    MOUNTS,
+    FileState,
+    Mount,
+    audit_command,
+    backing_mount,
+    capabilities_command,
+    local_trees,
+    parse_audit,
+    parse_capabilities,
+    parse_mounts,
+    parse_states,
+    states_command,
+)
+from seatrial.guest.facts import Facts
+from seatrial.policy.controls import Control
+from seatrial.policy.flavours import Flavour
+
+_SUID, _SGID, _STICKY = 0o4000, 0o2000, 0o1000
+_WORLD_WRITE, _OTHERS_WRITE = 0o002, 0o022
+
+
+def _mounts(facts: Facts) -> tuple[Mount, ...]:
+    return parse_mounts(facts.text(MOUNTS))
+
+
+def _audit(facts: Facts, wanted: Callable[[FileState], bool]) -> list[FileState]:
+    """Return the files that the one walk found and ``wanted`` takes."""
+    answer = facts.ask(audit_command(local_trees(_mounts(facts))))
+    return [state for state in parse_audit(answer.status, answer.stdout, answer.stderr) if wanted(state)]
+
+
+@pytest.mark.control("fs-sticky")
+def test_open_folders_are_sticky(facts: Facts, check: Check) -> None:
+    open_ones = _audit(facts, lambda f: f.is_dir and f.permissions & (_WORLD_WRITE | _STICKY) == _WORLD_WRITE)
+    check.nothing(open_ones, expected="every world-writable folder is sticky")
+
+
+@pytest.mark.control("fs-world-writable-files")
+def test_no_file_is_world_writable(facts: Facts, check: Check) -> None:
+    check.nothing(
+        _audit(facts, lambda f: f.is_file and bool(f.permissions & _WORLD_WRITE)), expected="no world-writable file"
+    )
+
+
+@pytest.mark.control("fs-unowned")
+def test_every_file_has_an_owner(facts: Facts, check: Check) -> None:
+    check.nothing(_audit(facts, lambda f: not f.has_owners), expected="every file has an owner and a group that exist")
+
+
+@pytest.mark.control("fs-system-dirs-perms")
+def test_programs_and_libraries_belong_to_root(facts: Facts, check: Check) -> None:
+    foreign = _audit(
+        facts, lambda f: f.is_system and not f.is_link and (f.owner != "root" or bool(f.permissions & _OTHERS_WRITE))
+    )
+    check.nothing(foreign, expected="everything below /usr, /opt, /bin, /sbin and /lib* is writable by root only")
+
+
+@pytest.mark.control("fs-suid-allowlist")
+def test_suid_programs_are_expected(facts: Facts, check: Check, flavour: Flavour) -> None:
+    allowed = flavour.allowed("suid")
+    found = _audit(facts, lambda f: f.is_file and bool(f.permissions & _SUID))
+    check.nothing(
+        (f for f in found if f.path not in allowed or f.owner != "root"),
+        expected="no SUID file but those of expect.suid",
+    )
+
+
+@pytest.mark.control("fs-sgid-allowlist")
+def test_sgid_programs_are_expected(facts: Facts, check: Check, flavour: Flavour) -> None:
+    allowed = flavour.allowed("sgid")
+    found = _audit(facts, lambda f: f.is_file and bool(f.permissions & _SGID))
+    check.nothing((f for f in found if f.path not in allowed), expected="no SGID file but those of expect.sgid")
+
+
+@pytest.mark.control("fs-filecaps-allowlist")
+def test_file_capabilities_are_expected(facts: Facts, check: Check, flavour: Flavour) -> None:
+    answer = facts.ask(capabilities_command(local_trees(_mounts(facts))))
+    if answer.status in {126, 127}:
+        check.cannot_tell("the guest has no getcap: nothing says which programs hold capabilities")
+    allowed = flavour.allowed("file-capabilities")
+    found = [f"{path} {capabilities}" for path, capabilities in parse_capabilities(answer.stdout).items()]
+    complaints = [line for line in answer.stderr.split("\n") if line and not line.endswith("No such file or directory")]
+    if complaints or (answer.status != 0 and not answer.stderr):
+        why = complaints[0][:200] if complaints else f"exit status {answer.status}"
+        check.cannot_tell(f"the walk over the guest's programs is incomplete: {why!r}")
+    check.nothing(
+        (one for one in found if one not in allowed),
+        expected="no file capability but those of expect.file-capabilities",
+    )
+
+
+@pytest.mark.probe("files")
+def test_modes_and_owners(row: Control, facts: Facts, check: Check) -> None:
+    entries = (row.probe or {})["files"]
+    for entry in entries:
+        states = parse_states(facts.text(states_command(entry["path"], follow=True)))
+        if entry.get("absent"):
+            check.nothing(states, expected=f"no {', '.join(entry['path'])}")
+        elif entry.get("needed") and not states:
+            check.holds(False, expected=f"{entry['path'][0]} exists", seen="it does not")
+        for state in states if "mode" in entry else ():
+            _judge_state(state, entry, check)
+    if not check.observations:
+        check.not_applicable(f"the guest has none of {', '.join(path for entry in entries for path in entry['path'])}")
+
+
+def _judge_state(state: FileState, entry: Mapping[str, Any], check: Check) -> None:
+    most = int(entry["mode"], 8)
+    owned = state.owner in entry["owners"] and state.group in entry["groups"]
+    expected = f"{state.path} at most {most:04o}, of {' or '.join(entry['owners'])}:{' or '.join(entry['groups'])}"
+    check.holds(owned and not state.permissions & ~most, expected=expected, seen=state)
+
+
+@pytest.mark.probe("mount")
+def test_mount_options(row: Control, facts: Facts, check: Check) -> None:
+    probe = row.probe or {}
+    point, wanted = probe["mount"], probe["options"]
+    mount = backing_mount(_mounts(facts), point)
+    if mount.point != point and not probe["separate"]:
+        check.not_applicable(f"{point} is no mount of its own: it lies on {mount.point}")
+    if mount.point != point:
+        check.holds(False, expected=f"{point} is a mount of its own", seen=f"it lies on {mount.point}")
+    missing = [option for option in wanted if option not in mount.options]
+    check.nothing(missing, expected=f"{point} has {', '.join(wanted)}; missing: none")

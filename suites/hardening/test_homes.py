@@ -1,0 +1,58 @@
+"""Homes of the guest's accounts."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+from seatrial.check import Check
+from seatrial.evidence.accounts import LOGIN_DEFS, PASSWD, Account, people
+from seatrial.evidence.files import FileState, lines_by_file, parse_states, read_command, states_command
+from seatrial.guest.facts import Facts
+
+_TRUST_FILES = (".rhosts", ".shosts", ".netrc", ".forward")
+_REMAINS = re.compile(r"\.(?:bash|ash|sh|zsh|python|mysql|psql|sqlite)_history|\.viminfo|\.lesshst|\.wget-hsts")
+
+
+def _people(facts: Facts) -> tuple[Account, ...]:
+    return people(facts.text(PASSWD), facts.text(LOGIN_DEFS))
+
+
+def _homes(facts: Facts) -> list[str]:
+    return list(dict.fromkeys(shlex.quote(account.home) for account in _people(facts)))
+
+
+def _dot_files(facts: Facts) -> dict[str, FileState]:
+    # '.[!.]*' leaves out the folder itself and the one above.
+    files = parse_states(facts.text(states_command([f"{home}/.[!.]*" for home in _homes(facts)], follow=False)))
+    return {file.path: file for file in files}
+
+
+@pytest.mark.control("acct-home-perms")
+def test_homes_are_closed(facts: Facts, check: Check) -> None:
+    states = {state.path: state for state in parse_states(facts.text(states_command(_homes(facts), follow=True)))}
+    wrong = []
+    for account in _people(facts):
+        state = states.get(account.home)
+        if state is None:
+            wrong.append(f"{account.home!r} of {account.name} does not exist")
+        elif not state.is_dir or state.owner != account.name or state.permissions & 0o027:
+            wrong.append(f"{state} of {account.name}")
+    check.nothing(wrong, expected="every home exists, is its account's, and 0750 or tighter")
+
+
+@pytest.mark.control("acct-dotfiles")
+def test_homes_hold_no_trust_files(facts: Facts, check: Check) -> None:
+    files = _dot_files(facts)
+    trust = [state for path, state in files.items() if path.rsplit("/", 1)[-1] in _TRUST_FILES]
+    check.nothing(trust, expected=f"no {', '.join(_TRUST_FILES)} in homes")
+    writable = [state for state in files.values() if not state.is_link and state.permissions & 0o022]
+    check.nothing(writable, expected="no dot file in homes that others may write")
+
+
+@pytest.mark.control("fs-no-history")
+def test_homes_hold_no_history(facts: Facts, check: Check) -> None:
+    remains = [path for path in _dot_files(facts) if _REMAINS.fullmatch(path.rsplit("/", 1)[-1])]
+    filled = lines_by_file(facts.text(read_command(remains)), remains) if remains else {}
+    check.nothing(filled, expected="no shell history or editor remains in homes, or empty ones")

@@ -1,0 +1,75 @@
+"""The guest's journal and log files."""
+
+from __future__ import annotations
+
+import pytest
+from seatrial.check import Check
+from seatrial.evidence.files import FileState, parse_states
+from seatrial.evidence.units import UNITS, config_command, parse_config, parse_units
+from seatrial.guest.facts import Facts
+from seatrial.policy.controls import Control
+
+# /run/log holds the journal that does not survive; system.journal is named again in case /var/log/journal is a mount.
+_LOGS = (
+    "for d in /var/log /run/log; do if [ -d $d ]; then "
+    "find $d -xdev \\( -type f -o -type d \\) -exec stat -c '%f %U %G %n' {} +; fi; done; "
+    "m=$(cat /etc/machine-id) && f=/var/log/journal/$m/system.journal && "
+    "if [ -e $f ]; then stat -c '%f %U %G %n' $f; fi"
+)
+# Login records are written by the group utmp, and read by everybody through who and last.
+_LOGIN_RECORDS = frozenset({"/var/log/wtmp", "/var/log/btmp", "/var/log/lastlog"})
+
+
+def _logs(facts: Facts) -> tuple[FileState, ...]:
+    return parse_states(facts.text(_LOGS))
+
+
+@pytest.mark.control("log-journal-active")
+def test_journal_runs_and_persists(facts: Facts, check: Check) -> None:
+    activity = parse_units(facts.text(UNITS)).get("systemd-journald.service", "not there")
+    check.equal(activity, "active", what="systemd-journald.service")
+    storage = parse_config(facts.text(config_command("systemd/journald.conf"))).get("Journal.Storage", "auto")
+    check.one_of(storage, ["auto", "persistent"], what="Storage in journald.conf")
+    kept = [
+        f.path for f in _logs(facts) if f.path.startswith("/var/log/journal/") and f.path.endswith("/system.journal")
+    ]
+    check.holds(
+        bool(kept), expected="a system.journal below /var/log/journal", seen=", ".join(dict.fromkeys(kept)) or "none"
+    )
+
+
+@pytest.mark.control("log-journal-perms")
+def test_journal_is_closed(facts: Facts, check: Check) -> None:
+    journals = [f for f in _logs(facts) if f.is_file and "/journal/" in f.path]
+    if not journals:
+        check.cannot_tell("the guest has no journal file in /var/log/journal or /run/log/journal")
+    check.nothing((f for f in journals if f.permissions & 0o027), expected="journal files at most 0640")
+    check.nothing(
+        (f for f in journals if f.group not in {"root", "adm", "systemd-journal"}), expected="of group systemd-journal"
+    )
+
+
+@pytest.mark.control("log-var-log-perms")
+def test_logs_are_closed(facts: Facts, check: Check) -> None:
+    logs = [f for f in _logs(facts) if f.path.startswith("/var/log") and "/journal/" not in f.path]
+    if not any(f.path == "/var/log" for f in logs):
+        check.cannot_tell("the state of /var/log itself is unknown")
+    check.nothing(
+        (f for f in logs if f.is_dir and f.permissions & 0o022), expected="folders below /var/log at most 0755"
+    )
+    check.nothing((f for f in logs if f.is_file and f.permissions & ~_most(f)), expected="log files at most 0640")
+
+
+def _most(state: FileState) -> int:
+    return 0o664 if state.path in _LOGIN_RECORDS and state.group == "utmp" else 0o640
+
+
+@pytest.mark.probe("config")
+def test_setting(row: Control, facts: Facts, check: Check) -> None:
+    probe = row.probe or {}
+    settings = parse_config(facts.text(config_command(probe["config"])))
+    for key in probe["needed"]:
+        value = settings.get(key, "")
+        check.holds(
+            value not in {"", "0", "infinity"}, expected=f"{key} set in {probe['config']}", seen=f"{key}={value}"
+        )

@@ -1,0 +1,118 @@
+"""Ways to more privilege: sudo, PAM, root's environment, consoles that log in by themselves."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+from seatrial.check import Check
+from seatrial.evidence.accounts import LOGIN_DEFS, LOGIN_SHELL, parse_login_defs, parse_login_shell
+from seatrial.evidence.files import lines_by_file, parse_states, states_command
+from seatrial.evidence.sudoers import SUDOERS, Sudoers, parse_sudoers
+from seatrial.guest.facts import Facts
+from seatrial.policy.flavours import Flavour
+
+_PAM = "grep -arsHE '^[^#]*(pam_unix|nullok)' /etc/pam.d /usr/lib/pam.d; true"
+_AUTOLOGIN = (
+    "grep -arsE -- '^[^#;]*(--autologin|agetty .*-a )' /etc/systemd/system /run/systemd/system /run/systemd/generator"
+    " /usr/local/lib/systemd/system /usr/lib/systemd/system $([ -L /lib ] || echo /lib/systemd/system) /etc/inittab;"
+    " grep -arsiE '^[[:space:]]*(automaticloginenable[[:space:]]*=[[:space:]]*(true|1)|autologin-user[[:space:]]*=)'"
+    " /etc/gdm /etc/gdm3 /etc/lightdm; true"
+)
+_AUTOLOGIN_WORD = re.compile(
+    r"([\w.]*\.)?autologin\b|systemd\.set_credential(_binary)?=(agetty\.autologin|login\.noauth)\b"
+)
+_CREDENTIALS = "if [ -d /run/credentials/@system ]; then ls -A /run/credentials/@system; fi"
+_CMDLINE = "cat /proc/cmdline"
+# What cloud-init writes for the users of its user-data; the run's own user is one of them.
+_RUN_SUDOERS = "/etc/sudoers.d/90-cloud-init-users"
+
+
+def _sudoers(facts: Facts, check: Check) -> Sudoers:
+    files = dict(lines_by_file(facts.text(SUDOERS)))
+    if not files:
+        check.not_applicable("the image has neither sudo nor a sudoers file")
+    files.pop("/", None)
+    return parse_sudoers(files)
+
+
+@pytest.mark.control("acct-sudo-auth")
+def test_sudo_asks_for_a_password(facts: Facts, check: Check, flavour: Flavour) -> None:
+    sudoers = _sudoers(facts, check)
+    own = flavour.access.user if flavour.access.route == "cloud-init" else None
+    free = [
+        f"{path}: {rule}"
+        for path, rule in sudoers.rules
+        if re.search(r"\bNOPASSWD\s*:", rule) and not (path == _RUN_SUDOERS and rule.split()[0] == own)
+    ]
+    check.nothing(free, expected="no NOPASSWD but for the run's own user")
+    check.holds(
+        sudoers.default("authenticate") is not False,
+        expected="no '!authenticate'",
+        seen=f"authenticate = {sudoers.default('authenticate')}",
+    )
+
+
+@pytest.mark.control("acct-sudo-hygiene")
+def test_sudo_is_careful(facts: Facts, check: Check) -> None:
+    sudoers = _sudoers(facts, check)
+    check.equal(sudoers.default("use_pty"), True, what="sudo's use_pty")
+    path = sudoers.default("secure_path")
+    check.holds(
+        isinstance(path, str) and path.startswith("/"), expected="sudo's secure_path set", seen=f"secure_path = {path}"
+    )
+    check.holds(
+        sudoers.default("env_reset") is not False,
+        expected="env_reset",
+        seen=f"env_reset = {sudoers.default('env_reset')}",
+    )
+    timeout = sudoers.default("timestamp_timeout")
+    minutes = "5" if timeout is None else "0" if timeout is False else str(timeout)
+    in_time = re.fullmatch(r"\d{1,3}(\.\d+)?", minutes) is not None and float(minutes) <= 15
+    check.holds(in_time, expected="sudo forgets within 15 minutes", seen=f"timestamp_timeout = {minutes}")
+    logs = sudoers.default("syslog") is not False or bool(sudoers.default("logfile"))
+    check.holds(logs, expected="sudo logs", seen="it does" if logs else "!syslog and no logfile")
+
+
+@pytest.mark.control("acct-pam-no-nullok")
+def test_pam_refuses_empty_passwords(facts: Facts, check: Check) -> None:
+    stacks = lines_by_file(facts.text(_PAM))
+    if not stacks:
+        check.cannot_tell("no PAM stack names pam_unix: how the guest checks passwords is unknown")
+    found = [path for path, lines in stacks.items() if any("nullok" in line for line in lines)]
+    check.nothing(found, expected="no nullok in PAM stacks")
+
+
+@pytest.mark.control("acct-umask")
+def test_umask_is_tight(facts: Facts, check: Check) -> None:
+    value = parse_login_defs(facts.text(LOGIN_DEFS)).get("UMASK", "not set")
+    tight = re.fullmatch(r"[0-7]{1,4}", value) is not None and int(value, 8) & 0o027 == 0o027
+    check.holds(tight, expected="UMASK 027 or tighter in login.defs", seen=f"UMASK {value}")
+    umask = parse_login_shell(facts.text(LOGIN_SHELL)).umask
+    check.holds(
+        umask & 0o027 == 0o027, expected="umask 0027 or tighter in a login shell of root", seen=f"umask {umask:04o}"
+    )
+
+
+@pytest.mark.control("acct-root-path")
+def test_roots_path_is_clean(facts: Facts, check: Check) -> None:
+    path = parse_login_shell(facts.text(LOGIN_SHELL)).path
+    check.nothing(
+        (repr(one) for one in path if not one.startswith("/")), expected="no empty or relative folder in root's PATH"
+    )
+    folders = [one for one in dict.fromkeys(path) if one.startswith("/")]
+    states = parse_states(facts.text(states_command([shlex.quote(one) for one in folders], follow=True)))
+    open_ones = [state for state in states if state.owner != "root" or state.permissions & 0o022]
+    check.nothing(open_ones, expected="folders of root's PATH are writable by root only")
+
+
+@pytest.mark.control("acct-no-autologin")
+def test_nobody_is_logged_in_by_itself(facts: Facts, check: Check) -> None:
+    check.nothing(facts.lines(_AUTOLOGIN), expected="no autologin in getty units or display managers")
+    words = [word for word in facts.text(_CMDLINE).split() if _AUTOLOGIN_WORD.match(word)]
+    check.nothing(words, expected="no autologin on the command line")
+    given = facts.lines(_CREDENTIALS)
+    check.nothing(
+        (name for name in given if name in {"agetty.autologin", "login.noauth"}), expected="no credential that logs in"
+    )

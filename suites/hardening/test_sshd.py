@@ -1,0 +1,188 @@
+"""The SSH server as it would treat root, an ordinary user, and whomever a Match block names; and the keys it takes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import pytest
+from seatrial.check import Check
+from seatrial.evidence.accounts import GROUPS, LOGIN_DEFS, PASSWD, Account, parse_groups, parse_passwd, people
+from seatrial.evidence.files import (
+    MOUNTS,
+    audit_command,
+    lines_by_file,
+    local_trees,
+    parse_audit,
+    parse_mounts,
+    read_command,
+)
+from seatrial.evidence.settings import rule_holds, rule_text
+from seatrial.evidence.sshd import (
+    CONFIG_LINES,
+    HOST_KEYS,
+    VALIDATE,
+    Caller,
+    callers,
+    expand_keys_file,
+    parse_host_keys,
+    parse_settings,
+    settings_command,
+)
+from seatrial.guest.facts import Facts
+from seatrial.policy.controls import Control
+from seatrial.policy.flavours import Flavour
+
+_RUN_KEY = "seatrial-run"
+_KEY = re.compile(r"(?:.*\s)?(?:ssh-|ecdsa-|sk-)\S+ [A-Za-z0-9+/=]+(?: (?P<comment>.*))?")
+_LEAST_BITS = {"RSA": 3072, "RSA-CERT": 3072, "ECDSA": 256, "ED25519": 256, "ECDSA-SK": 256, "ED25519-SK": 256}
+# How long before the run's own key, by the guest's clock, the first boot may have made host keys.
+_FIRST_BOOT_S = 900
+
+
+def _settings(facts: Facts, flavour: Flavour) -> dict[Caller, Mapping[str, tuple[str, ...]]]:
+    """Return the effective settings for everybody whom sshd may treat in a way of its own."""
+    accounts, groups = parse_passwd(facts.text(PASSWD)), parse_groups(facts.text(GROUPS))
+    lines = [line for line in facts.text(CONFIG_LINES).split("\n") if line.strip()]
+    ordinary = flavour.access.user if flavour.access.user != "root" else "nobody"
+    asked = callers(lines, ordinary, accounts, groups)
+    return {caller: parse_settings(facts.text(settings_command(caller))) for caller in asked}
+
+
+@pytest.mark.control("ssh-effective-config-parses")
+def test_configuration_is_valid(facts: Facts, check: Check, flavour: Flavour) -> None:
+    answer = facts.ask(VALIDATE)
+    if answer.status in {126, 127}:
+        check.cannot_tell(f"sshd cannot be run in the guest: {answer.stderr.strip()[-200:]!r}")
+    check.holds(
+        answer.status == 0,
+        expected="'sshd -t' accepts the configuration",
+        seen=answer.stderr.strip() or f"exit status {answer.status}",
+    )
+    if answer.status == 0:
+        check.holds(
+            True, expected="settings for all callers", seen=f"settings for {len(_settings(facts, flavour))} callers"
+        )
+
+
+@pytest.mark.probe("sshd")
+def test_setting(row: Control, facts: Facts, check: Check, flavour: Flavour) -> None:
+    probe = dict(row.probe or {})
+    what = probe.pop("sshd")
+    rules = {what: probe} if isinstance(what, str) else what
+    for caller, settings in _settings(facts, flavour).items():
+        for keyword, rule in rules.items():
+            if keyword not in settings:
+                check.cannot_tell(f"'sshd -T' says nothing of {keyword!r} for {caller}")
+            for value in settings[keyword]:
+                check.holds(
+                    rule_holds(rule, value),
+                    expected=f"{keyword} {rule_text(rule)}",
+                    seen=f"{keyword} {value} for {caller}",
+                )
+
+
+@pytest.mark.control("ssh-max-startups")
+def test_startups_are_throttled(facts: Facts, check: Check, flavour: Flavour) -> None:
+    for caller, settings in _settings(facts, flavour).items():
+        value = settings.get("maxstartups", ("not set",))[0]
+        numbers = (
+            [int(n) for n in value.split(":")] if re.fullmatch(r"\d{1,6}:\d{1,3}:\d{1,6}", value) else [10**6, 0, 10**6]
+        )
+        start, rate, full = numbers
+        check.holds(
+            start <= 10 and rate >= 30 and full <= 60,
+            expected="maxstartups 10:30:60 or tighter",
+            seen=f"maxstartups {value} for {caller}",
+        )
+
+
+@pytest.mark.control("ssh-forwarding")
+def test_forwarding_is_off(facts: Facts, check: Check, flavour: Flavour) -> None:
+    switches = (
+        "allowtcpforwarding",
+        "allowagentforwarding",
+        "allowstreamlocalforwarding",
+        "x11forwarding",
+        "permittunnel",
+        "gatewayports",
+    )
+    for caller, settings in _settings(facts, flavour).items():
+        if settings.get("disableforwarding") == ("yes",):
+            check.holds(True, expected="forwarding off", seen=f"disableforwarding yes for {caller}")
+            continue
+        on = [f"{name} {settings[name][0]}" for name in switches if settings.get(name, ("no",)) != ("no",)]
+        check.nothing(on, expected=f"disableforwarding yes, or each kind of forwarding off, for {caller}")
+
+
+@pytest.mark.control("ssh-hostkey-strong")
+def test_host_keys_are_strong(facts: Facts, check: Check) -> None:
+    keys = parse_host_keys(facts.text(HOST_KEYS))
+    if not keys:
+        check.cannot_tell("no host key was found in /etc/ssh or /var/lib/ssh, though sshd answers")
+    weak = [f"{k.path} ({k.kind}, {k.bits} bits)" for k in keys if k.bits < _LEAST_BITS.get(k.kind, 10**6)]
+    check.nothing(weak, expected="no host key but Ed25519, ECDSA, and RSA of 3072 bits and more")
+    twice = [digest for digest, count in Counter(k.digest for k in keys).items() if count > 1]
+    check.nothing(twice, expected="each host key once")
+
+
+@pytest.mark.control("ssh-hostkeys-per-instance")
+def test_host_keys_were_made_by_this_guest(facts: Facts, check: Check, flavour: Flavour) -> None:
+    keys = parse_host_keys(facts.text(HOST_KEYS))
+    if not keys:
+        check.cannot_tell("no host key was found in /etc/ssh or /var/lib/ssh, though sshd answers")
+    home = next((a.home for a in parse_passwd(facts.text(PASSWD)) if a.name == flavour.access.user), "/root")
+    key = shlex.quote(f"{home.rstrip('/')}/.ssh/authorized_keys")
+    times = facts.text(f"sed -n 's/^btime //p' /proc/stat && stat -c %Y {key}").split()
+    if len(times) != 2 or not all(time.isdigit() for time in times):
+        check.cannot_tell(f"boot time and the time of the run's key are not two numbers: {times!r}")
+    booted, provisioned = int(times[0]), int(times[1])
+    # The run's key came in the first boot. When this is a later one, that boot began a little before the key.
+    first = booted if provisioned >= booted else provisioned - _FIRST_BOOT_S
+    shipped = [f"{k.path} (made {first - k.made_s} s before)" for k in keys if k.made_s < first - 5]
+    check.nothing(shipped, expected="no host key older than the guest's first boot")
+
+
+@pytest.mark.control("acct-no-baked-keys")
+def test_only_the_runs_key_opens_accounts(facts: Facts, check: Check, flavour: Flavour) -> None:
+    everybody = people(facts.text(PASSWD), facts.text(LOGIN_DEFS))
+    settings = _settings(facts, flavour).values()
+    patterns = {
+        p for one in settings for value in one.get("authorizedkeysfile", ()) for p in value.split() if p != "none"
+    }
+    paths = list(
+        dict.fromkeys([*_key_files(facts), *(expand_keys_file(p, a) for a in everybody for p in sorted(patterns))])
+    )
+    keys = lines_by_file(facts.text(read_command(paths)), paths)
+    own = next((_own_file(a) for a in everybody if a.name == flavour.access.user), "")
+    check.nothing(_foreign_keys(keys.items(), own), expected=f"no key but this run's in {own!r}")
+    authorities = {value for one in settings for value in one.get("trustedusercakeys", ())}
+    check.nothing(authorities - {"none"}, expected="no TrustedUserCAKeys")
+
+
+def _own_file(account: Account) -> str:
+    return f"{account.home.rstrip('/')}/.ssh/authorized_keys"
+
+
+def _key_files(facts: Facts) -> list[str]:
+    answer = facts.ask(audit_command(local_trees(parse_mounts(facts.text(MOUNTS)))))
+    found = parse_audit(answer.status, answer.stdout, answer.stderr)
+    return [file.path for file in found if file.is_file and "/authorized_keys" in file.path]
+
+
+def _foreign_keys(files: Iterable[tuple[str, Sequence[str]]], own: str) -> list[str]:
+    foreign = []
+    for path, lines in files:
+        spared = 1 if path == own else 0
+        for line in (line.strip() for line in lines):
+            if not line or line.startswith("#"):
+                continue
+            match = _KEY.fullmatch(line)
+            comment = (match["comment"] or "no comment") if match else "no key that we know"
+            if spared and comment == _RUN_KEY:
+                spared -= 1
+            else:
+                foreign.append(f"{path} ({comment})")
+    return foreign
