@@ -69,7 +69,7 @@ def doctor(install: bool) -> None:
     """Name what this computer lacks, why it is needed and the command that installs it."""
     from seatrial.doctor import main as examine_host
 
-    sys.exit(examine_host(install=install))
+    sys.exit(examine_host(install_missing=install))
 
 
 @main.group()

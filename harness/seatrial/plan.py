@@ -84,7 +84,7 @@ def probe_rows(tables: Suites, path: Path, kind: str) -> tuple[Control, ...]:
     rows = tuple(control for control in suite.controls if control.probe_kind == kind)
     if not rows:
         raise ConfigError(
-            f"{path} has a probe check for {kind!r}, but no control in {suite.folder / 'controls.toml'} has such a probe"
+            f"{path} has a probe check for {kind!r}, but no row of {suite.folder / 'controls.toml'} has such a probe"
         )
     return rows
 

@@ -119,6 +119,7 @@ class Shell:
         script = f"kill -s KILL -- -{pid} || kill -s KILL {pid}"
         with contextlib.suppress(SessionLost):
             channel = self._connection.open(f"{self._prefix}sh -c {shlex.quote(script)}", deadline=Deadline(_KILL_S))
+            channel.end_of_input()
             while channel.receive(deadline=Deadline(_KILL_S), guard=lambda: None) not in (None, (b"", b"")):
                 pass
             channel.close()

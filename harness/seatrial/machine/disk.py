@@ -62,7 +62,7 @@ def open_image(path: Path) -> Image:
     if head[510:512] != b"\x55\xaa" and head[512:520] != b"EFI PART":
         raise ConfigError(
             f"image {str(path)!r} is not a disk image: neither a qcow2 header nor a partition table was found",
-            hint=f"it begins with {head[:16].hex(' ')}; give the whole disk (raw or qcow2), not a partition or an archive",
+            hint=f"it begins with {head[:16].hex(' ')}; give a whole disk, no partition or archive",
         )
     return Image(path=path, format="raw", file_bytes=size, disk_bytes=-(-size // _SECTOR) * _SECTOR)
 

@@ -76,7 +76,7 @@ class Flavour(BaseModel):
         except KeyError:
             raise ConfigError(
                 f"flavour {self.name!r} has no list 'expect.{key}', which a selected control compares with",
-                hint=f"add '{key} = [...]' to [expect] in suites/flavours/{self.name}.toml or a flavour that it inherits",
+                hint=f"add '{key} = [...]' to [expect] in suites/flavours/{self.name}.toml or one that it inherits",
             ) from None
 
 

@@ -1,0 +1,114 @@
+"""An SSH server on loopback that runs what it is told with the local ``sh``: a guest without a virtual machine."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import paramiko
+
+
+@dataclass
+class Served:
+    """What the server was asked, and how to misbehave."""
+
+    port: int = 0
+    allowed: str = ""
+    commands: list[str] = field(default_factory=list)
+    nodelay: bool = False
+    transports: list[paramiko.Transport] = field(default_factory=list)
+
+    def cut(self) -> None:
+        """Break every connection, as a guest that dies does."""
+        for transport in self.transports:
+            transport.close()
+
+
+class _Server(paramiko.ServerInterface):
+    def __init__(self, served: Served) -> None:
+        self.served = served
+
+    def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+        known = key.get_base64() in self.served.allowed
+        return paramiko.AUTH_SUCCESSFUL if known else paramiko.AUTH_FAILED
+
+    def get_allowed_auths(self, username: str) -> str:
+        return "publickey"
+
+    def check_channel_request(self, kind: str, chanid: int) -> int:
+        return paramiko.OPEN_SUCCEEDED if kind == "session" else paramiko.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
+
+    def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+        self.served.commands.append(command.decode())
+        threading.Thread(target=_serve_command, args=(channel, command), daemon=True).start()
+        return True
+
+
+def _serve_command(channel: paramiko.Channel, command: bytes) -> None:
+    with subprocess.Popen(
+        ["sh", "-c", command.decode()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stderr
+        pumps = [
+            threading.Thread(target=_pump, args=(process.stdout, channel.sendall)),
+            threading.Thread(target=_pump, args=(process.stderr, channel.sendall_stderr)),
+        ]
+        for pump in pumps:
+            pump.start()
+        with contextlib.suppress(OSError):
+            while data := channel.recv(65536):
+                process.stdin.write(data)
+                process.stdin.flush()
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+        for pump in pumps:
+            pump.join()
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+            channel.send_exit_status(process.wait())
+            channel.close()
+
+
+def _pump(source: object, sink: object) -> None:
+    with contextlib.suppress(OSError, EOFError):
+        while data := source.read1(65536):  # type: ignore[attr-defined]  # a BufferedReader
+            sink(data)  # type: ignore[operator]  # one of the channel's two senders
+
+
+@contextlib.contextmanager
+def ssh_server(allowed: str) -> Iterator[Served]:
+    """Serve until the block ends; ``allowed`` is the authorized_keys text."""
+    host_key = paramiko.ECDSAKey.generate()
+    served = Served(allowed=allowed)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        served.port = listener.getsockname()[1]
+
+        def accept() -> None:
+            while True:
+                try:
+                    sock, _address = listener.accept()
+                except OSError:
+                    return
+                transport = paramiko.Transport(sock)
+                transport.add_server_key(host_key)
+                served.transports.append(transport)
+                with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
+                    transport.start_server(event=threading.Event(), server=_Server(served))
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        try:
+            yield served
+        finally:
+            served.cut()
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
