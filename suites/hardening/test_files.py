@@ -8,19 +8,17 @@ from typing import Any
 import pytest
 from seatrial.check import Check
 from seatrial.evidence.files import (
-    MOUNTS,
     FileState,
-    Mount,
     audit_command,
     backing_mount,
     capabilities_command,
     local_trees,
     parse_audit,
     parse_capabilities,
-    parse_mounts,
     parse_states,
     states_command,
 )
+from seatrial.evidence.mounts import MOUNTINFO, Mount, parse_mountinfo
 from seatrial.guest.facts import Facts
 from seatrial.policy.controls import Control
 from seatrial.policy.flavours import Flavour
@@ -30,7 +28,7 @@ _WORLD_WRITE, _OTHERS_WRITE = 0o002, 0o022
 
 
 def _mounts(facts: Facts) -> tuple[Mount, ...]:
-    return parse_mounts(facts.text(MOUNTS))
+    return parse_mountinfo(facts.text(MOUNTINFO))
 
 
 def _audit(facts: Facts, wanted: Callable[[FileState], bool]) -> list[FileState]:
@@ -126,9 +124,9 @@ def test_mount_options(row: Control, facts: Facts, check: Check) -> None:
     probe = row.probe or {}
     point, wanted = probe["mount"], probe["options"]
     mount = backing_mount(_mounts(facts), point)
-    if mount.point != point and not probe["separate"]:
-        check.not_applicable(f"{point} is no mount of its own: it lies on {mount.point}")
-    if mount.point != point:
-        check.holds(False, expected=f"{point} is a mount of its own", seen=f"it lies on {mount.point}")
-    missing = [option for option in wanted if option not in mount.options]
+    if mount.target != point and not probe["separate"]:
+        check.not_applicable(f"{point} is no mount of its own: it lies on {mount.target}")
+    if mount.target != point:
+        check.holds(False, expected=f"{point} is a mount of its own", seen=f"it lies on {mount.target}")
+    missing = [option for option in wanted if option not in mount.options | mount.super_options]
     check.nothing(missing, expected=f"{point} has {', '.join(wanted)}; missing: none")

@@ -11,14 +11,13 @@ import pytest
 from seatrial.check import Check
 from seatrial.evidence.accounts import GROUPS, LOGIN_DEFS, PASSWD, Account, parse_groups, parse_passwd, people
 from seatrial.evidence.files import (
-    MOUNTS,
     audit_command,
     lines_by_file,
     local_trees,
     parse_audit,
-    parse_mounts,
     read_command,
 )
+from seatrial.evidence.mounts import MOUNTINFO, parse_mountinfo
 from seatrial.evidence.settings import rule_holds, rule_text
 from seatrial.evidence.sshd import (
     CONFIG_LINES,
@@ -167,7 +166,7 @@ def _own_file(account: Account) -> str:
 
 
 def _key_files(facts: Facts) -> list[str]:
-    answer = facts.ask(audit_command(local_trees(parse_mounts(facts.text(MOUNTS)))))
+    answer = facts.ask(audit_command(local_trees(parse_mountinfo(facts.text(MOUNTINFO)))))
     found = parse_audit(answer.status, answer.stdout, answer.stderr)
     return [file.path for file in found if file.is_file and "/authorized_keys" in file.path]
 

@@ -1,4 +1,4 @@
-"""What the guest says of its files: one walk for every audit, states of named files, mounts, lines by file."""
+"""What the guest says of its files: one walk for every audit, states of named files, lines by file."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from seatrial.errors import ObservationError
+from seatrial.evidence.mounts import Mount
 
 __all__ = [
-    "MOUNTS",
     "FileState",
-    "Mount",
     "audit_command",
     "backing_mount",
     "capabilities_command",
@@ -22,13 +21,10 @@ __all__ = [
     "local_trees",
     "parse_audit",
     "parse_capabilities",
-    "parse_mounts",
     "parse_states",
     "read_command",
     "states_command",
 ]
-
-MOUNTS: Final = "cat /proc/self/mountinfo"
 
 # File systems that hold no files of the image, would trigger a mount, or live elsewhere.
 _NOT_WALKED: Final = re.compile(
@@ -37,22 +33,10 @@ _NOT_WALKED: Final = re.compile(
 )
 # Where programs and libraries are, on systems with and without a merged /usr.
 _SYSTEM: Final = ("/usr", "/opt", "/bin", "/sbin", "/lib")
-_OCTAL: Final = re.compile(r"\\([0-7]{3})")
 _STATE: Final = re.compile(r"([0-9a-f]{1,8}) (\S+) (\S+) (\S.*)")
 _CAPABILITIES: Final = re.compile(
     r"(/.*?)(?: =)? ((?:cap_[a-z0-9_,]+|all|)[=+][eip]+(?: \S+[=+-][eip]+)*)(?: \[rootid=\d+\])?"
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mount:
-    """One mount: where, of which device, which subtree of it, and how (options of the mount and of the file system)."""
-
-    point: str
-    device: str
-    root: str
-    fstype: str
-    options: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,26 +82,6 @@ class FileState:
         return f"{self.path} ({self.permissions:04o} {self.owner}:{self.group})"
 
 
-def parse_mounts(text: str) -> tuple[Mount, ...]:
-    """Return the mounts of ``/proc/self/mountinfo``, in its order.
-
-    :raises ObservationError: a line is none, or there is none.
-    """
-    mounts = []
-    for line in filter(None, text.split("\n")):
-        before, separator, after = line.partition(" - ")
-        left, right = before.split(" "), after.split(" ")
-        if not separator or len(left) < 6 or len(right) < 3:
-            raise ObservationError(f"mountinfo holds {line[:200]!r}, which describes no mount")
-        options = frozenset([*left[5].split(","), *right[2].split(",")])
-        mounts.append(
-            Mount(point=_plain(left[4]), device=left[2], root=_plain(left[3]), fstype=right[0], options=options)
-        )
-    if not mounts:
-        raise ObservationError("mountinfo is empty: not even '/' is mounted")
-    return tuple(mounts)
-
-
 def backing_mount(mounts: Sequence[Mount], path: str) -> Mount:
     """Return the mount that really holds ``path``: the deepest, and of several at one place the last.
 
@@ -125,8 +89,8 @@ def backing_mount(mounts: Sequence[Mount], path: str) -> Mount:
     """
     best: Mount | None = None
     for mount in mounts:
-        holds = mount.point in {"/", path} or path.startswith(f"{mount.point}/")
-        if holds and mount.fstype != "autofs" and (best is None or len(mount.point) >= len(best.point)):
+        holds = mount.target in {"/", path} or path.startswith(f"{mount.target}/")
+        if holds and mount.kind != "autofs" and (best is None or len(mount.target) >= len(best.target)):
             best = mount
     if best is None:
         raise ObservationError(f"mountinfo names no mount that holds {path!r}")
@@ -137,12 +101,12 @@ def local_trees(mounts: Sequence[Mount]) -> tuple[str, ...]:
     """Return one mount point for each local file system that can hold files of the image, widest subtree first."""
     best: dict[str, Mount] = {}
     for mount in mounts:
-        if _NOT_WALKED.fullmatch(mount.fstype) or backing_mount(mounts, mount.point) != mount:
+        if _NOT_WALKED.fullmatch(mount.kind) or backing_mount(mounts, mount.target) != mount:
             continue
         known = best.get(mount.device)
         if known is None or len(mount.root) < len(known.root):
             best[mount.device] = mount
-    return tuple(sorted(mount.point for mount in best.values()))
+    return tuple(sorted(mount.target for mount in best.values()))
 
 
 def audit_command(trees: Sequence[str]) -> str:
@@ -258,7 +222,3 @@ def _walk(trees: Sequence[str], wanted: str, action: str) -> str:
         rf"find {roots} -xdev \( {wanted} \) "
         rf"\( -path {newline} -exec {odd} -o -exec {action} \)"
     )
-
-
-def _plain(field: str) -> str:
-    return _OCTAL.sub(lambda match: chr(int(match[1], 8)), field)
