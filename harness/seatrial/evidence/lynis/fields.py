@@ -14,11 +14,11 @@ __all__ = [
     "Listener",
     "certificate_of",
     "detail_of",
+    "event_of",
     "finding_of",
+    "ids_of",
     "listener_of",
     "packages_of",
-    "test_and_text",
-    "tests_of",
 ]
 
 # AAAA-9999, and two pseudo ids that are no tests. Anything else between "[]=" and the first pipe is a broken record.
@@ -130,12 +130,12 @@ def _labelled(body: str) -> dict[str, str] | None:
     return {**found_values, last: found_values[last].removesuffix(";")}
 
 
-def tests_of(value: str) -> Iterator[str]:
+def ids_of(value: str) -> Iterator[str]:
     """Return the test ids of ``tests_executed`` or ``tests_skipped`` in their order (newest first), once each."""
     return iter(dict.fromkeys(test for test in value.split("|") if test))
 
 
-def test_and_text(value: str) -> tuple[str, str]:
+def event_of(value: str) -> tuple[str, str]:
     """Return both fields of an ``exception_event[]`` (``TEST-ID:NNN|text|``)."""
     test, _, text = value.partition("|")
     return test, text.removesuffix("|")

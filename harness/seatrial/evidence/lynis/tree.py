@@ -11,11 +11,11 @@ from seatrial.errors import ObservationError
 from seatrial.evidence.lynis.fields import (
     certificate_of,
     detail_of,
+    event_of,
     finding_of,
+    ids_of,
     listener_of,
     packages_of,
-    test_and_text,
-    tests_of,
 )
 from seatrial.evidence.lynis.records import Detail, Finding, FindingKind, Flaw, FlawKind, LynisReport, LynisRun, Split
 from seatrial.evidence.lynis.report import parse_report
@@ -176,7 +176,7 @@ def _add_flaws(parent: etree._Element, report: LynisReport) -> None:
 def _add_tests(parent: etree._Element, report: LynisReport) -> None:
     for key, state in (("tests_executed", "executed"), ("tests_skipped", "skipped")):
         for record in report.scalars(key)[-1:]:
-            for test in tests_of(record.value):
+            for test in ids_of(record.value):
                 _add(parent, "test", id=test, state=state)
 
 
@@ -209,7 +209,7 @@ def _add_details(parent: etree._Element, report: LynisReport) -> None:
 def _add_events(root: etree._Element, report: LynisReport) -> None:
     exceptions = _add(root, "exceptions")
     for record in report.items("exception_event"):
-        test, text = test_and_text(record.value)
+        test, text = event_of(record.value)
         _add(exceptions, "exception", text, line=record.line, test=test)
     manual = _add(root, "manual")
     for record in report.records:
