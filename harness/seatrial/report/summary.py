@@ -1,0 +1,97 @@
+"""What a reader needs first: the decision in one line, and what stands against a release in order of weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from seatrial.policy.judge import Decision, Outcome, Severity, Verdict
+from seatrial.report.record import Record, counts, reasons_to_reject
+
+__all__ = ["WORDS", "Group", "against", "console_tail", "headline", "run_reasons", "says_more", "with_outcome"]
+
+WORDS: Final[Mapping[Outcome, str]] = {
+    Outcome.FAIL: "failed",
+    Outcome.ERROR: "in error",
+    Outcome.NOT_CHECKED: "not checked",
+    Outcome.PASS: "passed",
+    Outcome.NOT_APPLICABLE: "not applicable",
+}
+_SHOWN_FIRST = (Outcome.FAIL, Outcome.ERROR, Outcome.NOT_CHECKED)
+_MANY = 4
+_MOST_TAIL = 65_536
+_SEVERITIES = tuple(Severity)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Verdicts that are shown together: one, or many that could not be judged for the same reason."""
+
+    outcome: Outcome
+    because: str
+    verdicts: tuple[Verdict, ...]
+
+
+def with_outcome(record: Record, outcome: Outcome) -> tuple[Verdict, ...]:
+    """Return the verdicts with ``outcome``, most severe first."""
+    found = [v for v in record.verdicts if v.outcome is outcome]
+    return tuple(sorted(found, key=lambda v: (_SEVERITIES.index(v.severity), v.suite, v.control)))
+
+
+def against(record: Record) -> tuple[Group, ...]:
+    """Return what failed, then errors, then what was not checked, each by severity; many with one reason as one."""
+    groups: list[Group] = []
+    for outcome in _SHOWN_FIRST:
+        by_reason: dict[str, list[Verdict]] = {}
+        for verdict in with_outcome(record, outcome):
+            # A failure always stands alone: its expected and seen are its own.
+            key = verdict.control if outcome is Outcome.FAIL else verdict.because
+            by_reason.setdefault(key, []).append(verdict)
+        for found in by_reason.values():
+            parts = [tuple(found)] if len(found) >= _MANY else [(verdict,) for verdict in found]
+            groups.extend(Group(outcome, part[0].because, part) for part in parts)
+    return tuple(groups)
+
+
+def run_reasons(record: Record) -> tuple[str, ...]:
+    """Return what stands against a release beside the verdicts, in words."""
+    problem = () if record.problem is None else (f"could not judge: {record.problem.kind}",)
+    told_otherwise = ("the run met a problem", "the verdicts do not allow it")
+    return (*problem, *(reason for reason in reasons_to_reject(record) if reason not in told_otherwise))
+
+
+def headline(record: Record) -> str:
+    """Return the decision and what it rests on: ``reject (2 failed, 1 not checked of 97 controls)``."""
+    numbers = counts(record)
+    kept = _SHOWN_FIRST if record.decision is Decision.REJECT else (Outcome.PASS, Outcome.NOT_APPLICABLE)
+    told = [f"{numbers[outcome]} {WORDS[outcome]}" for outcome in kept if numbers[outcome]]
+    total = len(record.verdicts)
+    of_all = f"{', '.join(told) or 'nothing passed' if total else 'none'} of {total} control{'s' * (total != 1)}"
+    if record.decision is Decision.REJECT and not told and numbers[Outcome.PASS]:
+        of_all = f"{numbers[Outcome.PASS]} passed of {total} controls"
+    return f"{record.decision} ({'; '.join([*run_reasons(record), of_all if total else 'no control was selected'])})"
+
+
+def says_more(verdict: Verdict) -> bool:
+    """Return whether ``because`` says more than expected and seen do."""
+    repeated = (f"expected {verdict.expected}, saw {verdict.seen}", f"saw {verdict.seen}", "")
+    return verdict.because not in repeated
+
+
+def console_tail(record: Record, folder: Path, lines: int = 30) -> tuple[str, ...]:
+    """Return the last console lines when a problem kept the run from judging; none otherwise."""
+    if record.problem is None:
+        return ()
+    if record.problem.console_tail:
+        return record.problem.console_tail[-lines:]
+    path = folder / record.evidence.get("console", "console.log")
+    try:
+        with path.open("rb") as file:
+            start = max(0, path.stat().st_size - _MOST_TAIL)
+            file.seek(start)
+            text = file.read(_MOST_TAIL).decode("utf-8", "backslashreplace")
+    except OSError:
+        return ()
+    return tuple(line.rstrip() for line in text.splitlines() if line.strip())[-lines:]

@@ -1,0 +1,159 @@
+"""The decision for a terminal: what somebody needs at three in the morning, and nothing that a guest can abuse."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from seatrial.policy.judge import Decision, Outcome, Severity, Verdict
+from seatrial.report.record import Record, counts
+from seatrial.report.summary import Group, against, console_tail, headline, run_reasons, says_more
+from seatrial.report.text import duration, shortened, size, visible
+
+__all__ = ["summary_lines"]
+
+_NARROWEST, _WIDEST = 40, 120
+_MOST_TEXT = 600
+_MOST_NAMED = 12
+_TAIL = 8
+_SGR: Final = {
+    Decision.RELEASE: "1;32",
+    Decision.REJECT: "1;31",
+    Outcome.FAIL: "31",
+    Outcome.ERROR: "35",
+    Outcome.NOT_CHECKED: "33",
+}
+
+
+def summary_lines(record: Record, folder: Path, *, width: int = 100, colour: bool = False) -> list[str]:
+    """Return the summary of ``record``, whose reports are in ``folder``, as lines of at most ``width`` columns.
+
+    Without ``colour`` no line holds an escape sequence; with it, only those of the decision and the outcomes.
+    """
+    page = _Page(max(_NARROWEST, min(width, _WIDEST)), colour)
+    return [
+        *_subject(record, page),
+        *_problem(record, folder, page),
+        *_table(record, page),
+        *(line for group in against(record) for line in _group(group, page)),
+        *_evidence(record, folder, page),
+        page.painted(f"decision: {headline(record)}", record.decision),
+    ]
+
+
+class _Page:
+    def __init__(self, width: int, colour: bool) -> None:
+        self.width = width
+        self._colour = colour
+
+    def painted(self, text: str, meaning: Decision | Outcome) -> str:
+        return f"\x1b[{_SGR[meaning]}m{text}\x1b[0m" if self._colour and meaning in _SGR else text
+
+    def field(self, name: str, text: str, indent: int = 2, column: int = 10) -> Iterator[str]:
+        """Wrap ``text`` beside ``name``; its own line feeds stay line feeds."""
+        first = f"{' ' * indent}{name:<{column}}"
+        rest = " " * len(first)
+        for number, line in enumerate(shortened(text, _MOST_TEXT).split("\n")):
+            yield from textwrap.wrap(
+                line,
+                self.width,
+                initial_indent=rest if number else first,
+                subsequent_indent=rest,
+                break_on_hyphens=False,
+            )
+
+
+def _subject(record: Record, page: _Page) -> Iterator[str]:
+    image, machine, boot = record.image, record.machine, record.boot
+    yield page.painted(str(record.decision).upper(), record.decision) + f" {visible(image.name)}"
+    yield from page.field("image", f"{image.path} ({image.format}, {size(image.size_bytes)})")
+    yield from page.field("sha256", f"{image.sha256[:16]}… ({_digest_state(record)})")
+    yield from page.field("flavour", f"{record.flavour.name}: {record.flavour.title} ({record.flavour.kind})")
+    if machine is None:
+        yield from page.field("machine", "none was powered on")
+    else:
+        yield from page.field("machine", f"{machine.definition}, {machine.firmware}, QEMU {machine.qemu}")
+        yield from page.field("ran on", f"{machine.accelerator}: {machine.accelerator_reason}")
+    if boot is not None:
+        steps = ((boot.banner_s, "banner"), (boot.login_s, "login"), (boot.ready_s, "ready"))
+        yield from page.field("boot", ", ".join(f"{name} {duration(at)}" for at, name in steps) + f" ({boot.state})")
+    yield ""
+
+
+def _digest_state(record: Record) -> str:
+    if record.image.sha256_after is None:
+        return "not compared after the run"
+    return "unchanged by the run" if record.image.sha256_after == record.image.sha256 else "CHANGED during the run"
+
+
+def _problem(record: Record, folder: Path, page: _Page) -> Iterator[str]:
+    problem = record.problem
+    if problem is None:
+        for reason in run_reasons(record):
+            yield page.painted(reason, Outcome.ERROR)
+            yield ""
+        return
+    yield page.painted(f"could not judge: {visible(problem.kind)}", Outcome.ERROR)
+    for name, text in (("what", problem.message), ("hint", problem.hint), ("see", problem.evidence)):
+        if text:
+            yield from page.field(name, text)
+    if tail := console_tail(record, folder, _TAIL):
+        yield "  last console lines:"
+        yield from (f"    | {visible(line)}"[: page.width] for line in tail)
+    yield ""
+
+
+def _table(record: Record, page: _Page) -> Iterator[str]:
+    outcomes = [outcome for outcome, number in counts(record).items() if number]
+    if not outcomes:
+        return
+    suites = list(dict.fromkeys([*record.suites, *(v.suite for v in record.verdicts)]))
+    heads = [str(outcome) for outcome in outcomes]
+    name_width = min(max(map(len, ["suite", *suites])), max(8, page.width - sum(len(h) + 2 for h in heads)))
+    yield "".join([f"{'suite':<{name_width}}", *(f"  {head}" for head in heads)])
+    for name in [*suites, None]:
+        numbers = counts(record, name)
+        cells = [
+            page.painted(f"  {numbers[o] or '-':>{len(h)}}", o) if numbers[o] else f"  {'-':>{len(h)}}"
+            for o, h in zip(outcomes, heads, strict=True)
+        ]
+        yield f"{shortened(name or 'all', name_width)[:name_width]:<{name_width}}" + "".join(cells)
+    yield ""
+
+
+def _group(group: Group, page: _Page) -> Iterator[str]:
+    if len(group.verdicts) == 1:
+        yield from _verdict(group.verdicts[0], page)
+    else:
+        severities = Counter(v.severity for v in group.verdicts)
+        weights = ", ".join(f"{severities[severity]} {severity}" for severity in Severity if severities[severity])
+        yield page.painted(f"{group.outcome}: {len(group.verdicts)} controls for one reason ({weights})", group.outcome)
+        yield from page.field("because", group.because)
+        if len(group.verdicts) <= _MOST_NAMED:
+            yield from page.field("controls", ", ".join(v.control for v in group.verdicts))
+    yield ""
+
+
+def _verdict(verdict: Verdict, page: _Page) -> Iterator[str]:
+    head = f"{verdict.outcome}: {verdict.control} [{verdict.severity}] {visible(verdict.title)}"
+    lines = textwrap.wrap(head, page.width, subsequent_indent="  ", break_on_hyphens=False)
+    yield from (page.painted(line, verdict.outcome) for line in lines)
+    fields = {
+        "expected": verdict.expected,
+        "seen": verdict.seen,
+        "because": verdict.because if says_more(verdict) else "",
+        "remedy": verdict.remedy,
+    }
+    for name, text in fields.items():
+        if text:
+            yield from page.field(name, text)
+
+
+def _evidence(record: Record, folder: Path, page: _Page) -> Iterator[str]:
+    files = [*record.evidence.values()]
+    # A path is not wrapped: it is there to be copied.
+    yield f"reports and evidence: {visible(str(folder))}"
+    yield from page.field("", ", ".join(dict.fromkeys(["record.json", *files])), indent=2, column=0)
