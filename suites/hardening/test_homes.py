@@ -7,33 +7,42 @@ import shlex
 
 import pytest
 from seatrial.check import Check
-from seatrial.evidence.accounts import LOGIN_DEFS, PASSWD, Account, people
+from seatrial.evidence.accounts import LOGIN_DEFS, PASSWD, Account, parse_login_defs, people, uid_min
 from seatrial.evidence.files import FileState, lines_by_file, parse_states, read_command, states_command
 from seatrial.guest.facts import Facts
+from seatrial.policy.flavours import Flavour
 
 _TRUST_FILES = (".rhosts", ".shosts", ".netrc", ".forward")
 _REMAINS = re.compile(r"\.(?:bash|ash|sh|zsh|python|mysql|psql|sqlite)_history|\.viminfo|\.lesshst|\.wget-hsts")
 
 
-def _people(facts: Facts) -> tuple[Account, ...]:
-    return people(facts.text(PASSWD), facts.text(LOGIN_DEFS))
+def _people(facts: Facts, flavour: Flavour) -> tuple[Account, ...]:
+    """Return whose homes matter; that a system account has a login shell is not its home's fault."""
+    login_defs = facts.text(LOGIN_DEFS)
+    first, named = uid_min(parse_login_defs(login_defs)), flavour.allowed("interactive-accounts")
+    everybody = people(facts.text(PASSWD), login_defs)
+    return tuple(a for a in everybody if a.name in named or a.uid == 0 or first <= a.uid < 65534)
 
 
-def _homes(facts: Facts) -> list[str]:
-    return list(dict.fromkeys(shlex.quote(account.home) for account in _people(facts)))
+def _homes(facts: Facts, flavour: Flavour) -> list[str]:
+    return list(dict.fromkeys(shlex.quote(account.home) for account in _people(facts, flavour)))
 
 
-def _dot_files(facts: Facts) -> dict[str, FileState]:
+def _dot_files(facts: Facts, flavour: Flavour) -> dict[str, FileState]:
     # '.[!.]*' leaves out the folder itself and the one above.
-    files = parse_states(facts.text(states_command([f"{home}/.[!.]*" for home in _homes(facts)], follow=False)))
+    files = parse_states(
+        facts.text(states_command([f"{home}/.[!.]*" for home in _homes(facts, flavour)], follow=False))
+    )
     return {file.path: file for file in files}
 
 
 @pytest.mark.control("acct-home-perms")
-def test_homes_are_closed(facts: Facts, check: Check) -> None:
-    states = {state.path: state for state in parse_states(facts.text(states_command(_homes(facts), follow=True)))}
+def test_homes_are_closed(facts: Facts, check: Check, flavour: Flavour) -> None:
+    states = {
+        state.path: state for state in parse_states(facts.text(states_command(_homes(facts, flavour), follow=True)))
+    }
     wrong = []
-    for account in _people(facts):
+    for account in _people(facts, flavour):
         state = states.get(account.home)
         if state is None:
             wrong.append(f"{account.home!r} of {account.name} does not exist")
@@ -43,8 +52,8 @@ def test_homes_are_closed(facts: Facts, check: Check) -> None:
 
 
 @pytest.mark.control("acct-dotfiles")
-def test_homes_hold_no_trust_files(facts: Facts, check: Check) -> None:
-    files = _dot_files(facts)
+def test_homes_hold_no_trust_files(facts: Facts, check: Check, flavour: Flavour) -> None:
+    files = _dot_files(facts, flavour)
     trust = [state for path, state in files.items() if path.rsplit("/", 1)[-1] in _TRUST_FILES]
     check.nothing(trust, expected=f"no {', '.join(_TRUST_FILES)} in homes")
     writable = [state for state in files.values() if not state.is_link and state.permissions & 0o022]
@@ -52,7 +61,7 @@ def test_homes_hold_no_trust_files(facts: Facts, check: Check) -> None:
 
 
 @pytest.mark.control("fs-no-history")
-def test_homes_hold_no_history(facts: Facts, check: Check) -> None:
-    remains = [path for path in _dot_files(facts) if _REMAINS.fullmatch(path.rsplit("/", 1)[-1])]
+def test_homes_hold_no_history(facts: Facts, check: Check, flavour: Flavour) -> None:
+    remains = [path for path in _dot_files(facts, flavour) if _REMAINS.fullmatch(path.rsplit("/", 1)[-1])]
     filled = lines_by_file(facts.text(read_command(remains)), remains) if remains else {}
     check.nothing(filled, expected="no shell history or editor remains in homes, or empty ones")

@@ -69,7 +69,7 @@ def test_no_debug_shell(facts: Facts, check: Check) -> None:
 
 @pytest.mark.control("svc-coredump")
 def test_core_dumps_are_not_kept(facts: Facts, check: Check) -> None:
-    lines = facts.text(_CORE).strip().split("\n")
+    lines = facts.text(_CORE).rstrip("\n").split("\n")
     if len(lines) != 3 or not lines[2].startswith("DefaultLimitCORE="):
         check.cannot_tell(f"core pattern and limits are not as expected: {lines!r}")
     pattern, limit, default = lines[0], lines[1], lines[2].partition("=")[2]

@@ -1,0 +1,328 @@
+"""Every control of the hardening suite is seen to fail: one defect in a healthy guest turns exactly it red."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from seatrial.check import Check, NotApplicable
+from seatrial.errors import ObservationError
+from seatrial.evidence import accounts, listeners, mounts, sshd, sudoers, units
+from seatrial.guest.facts import Facts
+from seatrial.policy.controls import Control, parse_controls
+from seatrial.policy.flavours import Flavour, load_flavour
+from seatrial.policy.judge import Outcome, judge
+
+ROOT = Path(__file__).resolve().parents[2]
+SUITE = ROOT / "suites" / "hardening"
+RECORDED = ROOT / "fixtures" / "facts" / "hardening"
+CONTROLS = parse_controls((SUITE / "controls.toml").read_text(), where="controls.toml")
+Texts = dict[str, str]
+Edit = Callable[[str], str]
+
+
+def _load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"suites_hardening_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+MODULES = {path.stem: _load(path) for path in sorted(SUITE.glob("test_*.py"))}
+QUESTIONS = {
+    accounts.PASSWD: "passwd",
+    accounts.GROUPS: "group",
+    accounts.ACCOUNT_FILES: "account-files",
+    accounts.LOGIN_DEFS: "login-defs",
+    accounts.LOGIN_SHELL: "login-shell",
+    mounts.MOUNTINFO: "mountinfo",
+    sshd.CONFIG_LINES: "sshd-lines",
+    sshd.HOST_KEYS: "host-keys",
+    sudoers.SUDOERS: "sudoers",
+    listeners.LISTENERS: "listeners",
+    units.UNIT_FILES: "unit-files",
+    units.UNITS: "units",
+    units.config_command("systemd/journald.conf"): "journald",
+    units.config_command("systemd/coredump.conf"): "coredump",
+    MODULES["test_privilege"]._PAM: "pam",
+    MODULES["test_privilege"]._AUTOLOGIN: "autologin",
+    MODULES["test_privilege"]._CREDENTIALS: "credentials",
+    MODULES["test_privilege"]._CMDLINE: "cmdline",
+    MODULES["test_services"]._LEGACY_PROGRAMS: "legacy",
+    MODULES["test_services"]._CORE: "core",
+    MODULES["test_logging"]._LOGS: "logs",
+    MODULES["test_mac"]._LSM: "lsm",
+    MODULES["test_mac"]._APPARMOR: "apparmor",
+    MODULES["test_mac"]._SELINUX: "selinux",
+}
+
+
+class FakeGuest:
+    """Answers the suite's questions from recorded texts, as a shell in the guest would."""
+
+    def __init__(self, texts: Texts) -> None:
+        self.texts = texts
+
+    def run(self, command: str, *, timeout_s: float | None = None) -> tuple[int, bytes, bytes]:
+        if command == sshd.VALIDATE:
+            complaint = self.texts.get("sshd-complaint", "")
+            return (255 if complaint else 0), b"", complaint.encode()
+        return 0, self._stdout(command).encode(), b""
+
+    def _stdout(self, command: str) -> str:
+        if command in QUESTIONS:
+            return self.texts[QUESTIONS[command]]
+        for pattern, answer in SHAPES:
+            if match := re.match(pattern, command):
+                return answer(self.texts, match[1])
+        raise AssertionError(f"the suite asks something new: {command!r}")
+
+
+def _settings(texts: Texts, address: str) -> str:
+    return texts.get(f"sshd-settings {address}", texts["sshd-settings"])
+
+
+def _states(texts: Texts, patterns: str) -> str:
+    return _picked(texts["states"], shlex.split(patterns), lambda line: line.split(" ", 3)[3])
+
+
+def _lines(texts: Texts, paths: str) -> str:
+    return _picked(texts["lines"], shlex.split(paths), lambda line: line.partition(":")[0])
+
+
+SHAPES: tuple[tuple[str, Callable[[Texts, str], str]], ...] = (
+    (r".*sshd -T -C \S*\baddr=([^,]+)", _settings),
+    (r"(find) ", lambda texts, _: texts["walk"]),
+    (r"(getcap) ", lambda texts, _: texts["capabilities"]),
+    (r"for f in (.*?); do if \[ -e", _states),
+    (r"grep -asH '' (.*) /dev/null; true", _lines),
+    (r"(sed) -n 's/\^btime", lambda texts, _: texts["first-boot"]),
+)
+
+
+def _picked(text: str, patterns: list[str], path_of: Callable[[str], str]) -> str:
+    lines = [line for line in text.splitlines() if any(fnmatchcase(path_of(line), pattern) for pattern in patterns)]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def healthy() -> Texts:
+    return {path.stem: path.read_text() for path in RECORDED.glob("*.txt")}
+
+
+def flavour_named(name: str) -> Flavour:
+    folder = ROOT / "suites" / "flavours"
+    return load_flavour(name, lambda one: (folder / f"{one}.toml").read_text(), known=())
+
+
+def checks() -> Iterator[tuple[Control, Callable[..., None]]]:
+    """Give each control with its check function, paired as the plugin pairs them."""
+    rows = {control.id: control for control in CONTROLS}
+    for module in MODULES.values():
+        for function in vars(module).values():
+            for mark in getattr(function, "pytestmark", ()):
+                if mark.name == "control":
+                    yield rows[mark.args[0]], function
+                elif mark.name == "probe":
+                    yield from ((row, function) for row in CONTROLS if row.probe_kind == mark.args[0])
+
+
+def outcomes(texts: Texts, flavour: Flavour) -> dict[str, Outcome]:
+    facts = Facts(FakeGuest(texts))
+    return {control.id: _outcome(control, function, facts, flavour) for control, function in checks()}
+
+
+def _outcome(control: Control, function: Callable[..., None], facts: Facts, flavour: Flavour) -> Outcome:
+    check = Check()
+    given: dict[str, Any] = {"facts": facts, "check": check, "flavour": flavour, "row": control}
+    try:
+        function(**{name: given[name] for name in inspect.signature(function).parameters})
+    except NotApplicable:
+        return Outcome.NOT_APPLICABLE
+    except ObservationError:
+        return Outcome.ERROR
+    return judge(check.observations)[0]
+
+
+def add(*lines: str) -> Edit:
+    return lambda text: text + "".join(f"{line}\n" for line in lines)
+
+
+def sub(old: str, new: str) -> Edit:
+    def edit(text: str) -> str:
+        changed = re.sub(f"(?m){old}", new, text)
+        assert changed != text, f"the defect {old!r} -> {new!r} changes nothing"
+        return changed
+
+    return edit
+
+
+def setting(keyword: str, value: str) -> tuple[str, Edit]:
+    return "sshd-settings", sub(rf"^{keyword} .*$", f"{keyword} {value}")
+
+
+OPEN_FILE = "81b6 root root /etc/mutant.conf"
+DEFECTS: list[tuple[str, str, Edit]] = [
+    ("acct-uid0-only-root", "passwd", sub("^daemon:x:1:1:daemon", "daemon:x:0:1:daemon")),
+    ("acct-gid0-only-root", "passwd", sub("^nobody:x:65534:65534", "nobody:x:65534:0")),
+    ("acct-gid0-only-root", "group", sub("^root:x:0:$", "root:x:0:nobody")),
+    ("acct-unique-ids", "passwd", add("clone:x:1:65534::/:/usr/sbin/nologin")),
+    ("acct-unique-ids", "group", add("clone:x:42:")),
+    ("acct-shadowed", "account-files", sub("^/etc/passwd:games:x:", "/etc/passwd:games:$1$aa$bb:")),
+    ("acct-no-empty-password", "account-files", sub(r"^/etc/shadow:games:\*:", "/etc/shadow:games::")),
+    ("acct-no-default-password", "account-files", sub(r"^/etc/shadow:games:\*:", "/etc/shadow:games:$y$j9T$a$b:")),
+    ("acct-root-locked", "account-files", sub(r"^/etc/shadow:root:!\*:", "/etc/shadow:root:$y$j9T$a$b:")),
+    ("acct-no-baked-keys", "lines", add("/home/seatrial/.ssh/authorized_keys:ssh-ed25519 AAAAC3Nz vendor@build")),
+    ("acct-no-baked-keys", "lines", add("/home/seatrial/.ssh/authorized_keys:ssh-ed25519 AAAAC3Nz seatrial-run")),
+    ("acct-no-baked-keys", "lines", add("/root/.ssh/authorized_keys:ssh-ed25519 AAAAC3Nz seatrial-run")),
+    ("acct-no-baked-keys", "sshd-settings", sub("^trustedusercakeys none", "trustedusercakeys /etc/ssh/ca.pub")),
+    ("acct-system-nologin", "passwd", sub("^daemon:(.*):/usr/sbin/nologin", r"daemon:\1:/bin/sh")),
+    ("acct-interactive-allowlist", "passwd", add("vendor:x:1001:1000::/home/vendor:/bin/bash")),
+    ("acct-no-plus-entries", "account-files", add("/etc/passwd:+::::::")),
+    ("acct-groups-consistent", "group", sub("^shadow:x:42:$", "shadow:x:42:nobody")),
+    ("acct-groups-consistent", "passwd", sub("^games:x:5:60", "games:x:5:61")),
+    (
+        "acct-home-perms",
+        "states",
+        sub("^41c0 seatrial seatrial /home/seatrial$", "41ed seatrial seatrial /home/seatrial"),
+    ),
+    ("acct-home-perms", "states", sub("^41c0 seatrial seatrial /home/seatrial$\n", "")),
+    ("acct-dotfiles", "states", add("81a4 root root /root/.rhosts")),
+    ("acct-dotfiles", "states", sub("^81a4 root root /root/.profile", "81b4 root root /root/.profile")),
+    ("acct-hosts-equiv-absent", "states", add("81a4 root root /etc/hosts.equiv")),
+    ("acct-password-aging", "login-defs", sub("^PASS_MAX_DAYS.*", "PASS_MAX_DAYS 99999")),
+    ("acct-password-aging", "login-defs", sub("^PASS_WARN_AGE.*\n", "")),
+    ("acct-umask", "login-defs", sub("^UMASK.*", "UMASK 022")),
+    ("acct-umask", "login-shell", sub("umask=0027", "umask=0022")),
+    ("acct-pam-no-nullok", "pam", sub("pam_unix.so obscure", "pam_unix.so nullok obscure")),
+    ("acct-pw-hash", "login-defs", sub("^ENCRYPT_METHOD.*", "ENCRYPT_METHOD MD5")),
+    ("acct-pw-hash", "account-files", sub(r"^/etc/shadow:games:\*:", "/etc/shadow:games:!$1$a$b:")),
+    ("acct-sudo-auth", "sudoers", add("/etc/sudoers.d/zz:nobody ALL=(ALL) NOPASSWD: ALL")),
+    ("acct-sudo-auth", "sudoers", add("/etc/sudoers.d/90-cloud-init-users:other ALL=(ALL) NOPASSWD: ALL")),
+    ("acct-sudo-auth", "sudoers", add("/etc/sudoers.d/zz:Defaults !authenticate")),
+    ("acct-sudo-hygiene", "sudoers", add("/etc/sudoers.d/zz:Defaults !use_pty, timestamp_timeout=-1")),
+    ("acct-sudo-hygiene", "sudoers", sub("^/etc/sudoers:Defaults\tsecure_path.*\n", "")),
+    ("acct-root-path", "login-shell", sub("path=", "path=.:")),
+    ("acct-root-path", "states", sub("^41ed root root /usr/local/bin", "41fd root staff /usr/local/bin")),
+    (
+        "acct-no-autologin",
+        "autologin",
+        add("/etc/systemd/system/x.d/m.conf:ExecStart=-/sbin/agetty --autologin root %I"),
+    ),
+    ("acct-no-autologin", "cmdline", sub("$", " flatcar.autologin")),
+    ("acct-no-autologin", "credentials", add("agetty.autologin")),
+    (
+        "ssh-effective-config-parses",
+        "sshd-complaint",
+        add("/etc/ssh/sshd_config line 1: Bad configuration option: PermitRotLogin"),
+    ),
+    ("ssh-config-perms", "states", sub("^8180 root root /etc/ssh/sshd_config$", "81b6 root root /etc/ssh/sshd_config")),
+    ("ssh-hostkey-perms", "states", sub("^8180 root root (/etc/ssh/ssh_host_ed25519_key)$", r"81a4 root root \1")),
+    ("ssh-hostkeys-per-instance", "host-keys", sub("^1795476002", "1795475583")),
+    (
+        "ssh-hostkey-strong",
+        "host-keys",
+        add("1795476002 /etc/ssh/ssh_host_rsa_key 2048 SHA256:abc root@candidate (RSA)"),
+    ),
+    ("ssh-hostkey-strong", "host-keys", lambda text: text * 2),
+    ("ssh-root-login", *setting("permitrootlogin", "yes")),
+    ("ssh-no-password-auth", *setting("passwordauthentication", "yes")),
+    ("ssh-no-password-auth", *setting("kbdinteractiveauthentication", "yes")),
+    ("ssh-empty-passwords", *setting("permitemptypasswords", "yes")),
+    ("ssh-userenv", *setting("permituserenvironment", "yes")),
+    ("ssh-host-based", *setting("ignorerhosts", "no")),
+    ("ssh-max-auth-tries", *setting("maxauthtries", "50")),
+    ("ssh-max-startups", *setting("maxstartups", "10:30:100")),
+    ("ssh-login-grace", *setting("logingracetime", "0")),
+    ("ssh-client-alive", *setting("clientaliveinterval", "0")),
+    ("ssh-forwarding", *setting("disableforwarding", "no\nx11forwarding yes")),
+    ("ssh-strict-modes", *setting("strictmodes", "no")),
+    ("ssh-ciphers", *setting("ciphers", "aes256-ctr,3des-cbc")),
+    ("ssh-macs", *setting("macs", "hmac-sha2-256-etm@openssh.com,hmac-md5")),
+    ("ssh-kex", *setting("kexalgorithms", "curve25519-sha256,diffie-hellman-group1-sha1")),
+    ("fs-tmp", "mountinfo", sub(".* / /tmp .*\n", "")),
+    ("fs-tmp", "mountinfo", sub("(/ /tmp .*),noexec", r"\1")),
+    ("fs-dev-shm", "mountinfo", sub("(/ /dev/shm .*),noexec", r"\1")),
+    ("fs-var-tmp", "mountinfo", sub("(/var/tmp rw),nosuid", r"\1")),
+    ("fs-sticky", "walk", sub("^43ff root root /tmp$", "41ff root root /tmp")),
+    ("fs-world-writable-files", "walk", add(OPEN_FILE)),
+    ("fs-unowned", "walk", add("81a4 UNKNOWN root /srv/left-behind")),
+    ("fs-suid-allowlist", "walk", add("89ed root root /srv/.f")),
+    ("fs-suid-allowlist", "walk", sub("^89ed root root /usr/bin/su$", "89ed root root /usr/bin/su \\(a line break\\)")),
+    ("fs-sgid-allowlist", "walk", add("85ed root mail /usr/bin/less")),
+    ("fs-filecaps-allowlist", "capabilities", add("/usr/bin/python3.13 cap_setuid=ep")),
+    ("fs-account-db-perms", "states", sub("^81a0 root shadow /etc/shadow$", "81a4 root shadow /etc/shadow")),
+    ("fs-account-db-perms", "states", sub("^81a4 root root /etc/group$\n", "")),
+    ("fs-cron-perms", "states", sub("^41c0 root root /etc/cron.d$", "41ff root root /etc/cron.d")),
+    (
+        "fs-bootcfg-perms",
+        "states",
+        sub("^81c0 root root /boot/loader/loader.conf", "81ed root root /boot/loader/loader.conf"),
+    ),
+    ("fs-system-dirs-perms", "walk", add("81fd root staff /usr/local/bin/tool")),
+    ("fs-no-history", "states", add("8180 root root /root/.bash_history")),
+    ("net-listeners-tcp", "listeners", add('tcp LISTEN 0 1 0.0.0.0:4444 0.0.0.0:* users:(("nc",pid=9,fd=3))')),
+    ("net-listeners-tcp", "listeners", sub(r'"sshd",pid=500,fd=6', '"nc",pid=500,fd=6')),
+    ("net-listeners-udp", "listeners", add('udp UNCONN 0 0 0.0.0.0:5353 0.0.0.0:* users:(("nc",pid=9,fd=3))')),
+    ("svc-no-legacy-servers", "legacy", add("/usr/bin/inetutils-telnet")),
+    ("svc-no-unneeded-servers", "unit-files", add("rpcbind.socket enabled enabled")),
+    ("svc-no-unneeded-servers", "units", add("nginx.service loaded active running a web server")),
+    ("svc-ctrl-alt-del", "unit-files", sub("^ctrl-alt-del.target +masked", "ctrl-alt-del.target alias")),
+    ("svc-no-debug-shell", "unit-files", sub("^debug-shell.service +disabled", "debug-shell.service enabled")),
+    ("svc-no-debug-shell", "cmdline", sub("$", " systemd.debug_shell=1")),
+    ("svc-coredump", "core", sub(r"\|/bin/false\n0", "core\nunlimited")),
+    ("svc-coredump", "core", sub(r"\|/bin/false", "|/tmp/x %p")),
+    ("log-journal-active", "journald", sub("^Storage=persistent", "Storage=volatile")),
+    ("log-journal-active", "units", sub("^(systemd-journald.service loaded) active", r"\1 failed")),
+    ("log-journal-perms", "logs", sub("^81a0 (root systemd-journal)", r"81a4 \1")),
+    ("log-var-log-perms", "logs", sub("^81b4 (root utmp /var/log/wtmp)", r"81b6 \1")),
+    ("log-bounded", "journald", sub("^SystemMaxUse=64M", "SystemMaxUse=")),
+    ("mac-lsm-stack", "lsm", sub("landlock,", "")),
+    ("mac-enforcing", "apparmor", sub(r"\(enforce\)", "(complain)")),
+    ("mac-enforcing", "apparmor", sub("^Y", "N")),
+    ("bin-no-preload", "states", add("81a4 root root /etc/ld.so.preload")),
+]
+# A defect of these is one of another control too, and rightly: both are named.
+ALSO = {
+    "acct-root-locked": {"acct-no-default-password"},
+    "acct-uid0-only-root": {"acct-unique-ids"},
+}
+# What belongs to a defect without being one by itself.
+WITH = {
+    "acct-interactive-allowlist": ("states", add("41c0 vendor vendor /home/vendor")),
+    "fs-no-history": ("lines", add("/root/.bash_history:export TOKEN=abc")),
+}
+
+
+def test_a_healthy_guest_passes_every_control() -> None:
+    seen = outcomes(healthy(), flavour_named("debian-general"))
+    assert {control: outcome for control, outcome in seen.items() if outcome is not Outcome.PASS} == {}
+
+
+def test_every_control_has_exactly_one_check() -> None:
+    assert sorted(control.id for control, _ in checks()) == sorted(control.id for control in CONTROLS)
+
+
+def test_every_control_has_a_defect() -> None:
+    assert {control.id for control in CONTROLS} == {control for control, _, _ in DEFECTS}
+
+
+@pytest.mark.parametrize(("control", "answer", "edit"), DEFECTS, ids=[f"{n}-{d[0]}" for n, d in enumerate(DEFECTS)])
+def test_a_defect_turns_exactly_its_control_red(control: str, answer: str, edit: Edit) -> None:
+    texts = healthy()
+    texts[answer] = edit(texts.get(answer, ""))
+    if control in WITH:
+        more, edit = WITH[control]
+        texts[more] = edit(texts[more])
+    seen = outcomes(texts, flavour_named("debian-general"))
+    assert {name for name, outcome in seen.items() if outcome is Outcome.FAIL} == {control} | ALSO.get(control, set())
+    assert Outcome.ERROR not in seen.values()
