@@ -122,11 +122,10 @@ def test_hosts_lynis_is_brought_run_and_removed(tmp_path: Path) -> None:
 
 def test_images_own_lynis_goes_before_the_hosts(tmp_path: Path) -> None:
     guest = Guest(
-        folder,
+        tmp_path,
         own=True,
         answers={"umask 077; cd": (0, b"", b""), "wc -c": (0, b"4\n", b""), "cat /": (0, b"abcd", b"")},
     )
-    guest.answers = {"cat /proc/mounts": guest.answers["cat /proc/mounts"], **guest.answers}
     assert run_lynis(guest, tree=a_tree(), deadline_s=9, say=guest.said.append) == b"abcd"
     assert guest.pushed == []
     (audit,) = [command for command in guest.commands if "audit" in command]
