@@ -15,6 +15,7 @@ from seatrial.clock import utc_now
 from seatrial.errors import BootError, ConfigError, SeatrialError, SessionError
 from seatrial.evidence.console import plain
 from seatrial.layout import out_dir
+from seatrial.lynis import judge_guest, lynis_suite
 from seatrial.machine.arguments import differences
 from seatrial.machine.boot import Launch
 from seatrial.machine.disk import sha256
@@ -50,6 +51,8 @@ class Run:
     """One candidate's way to a decision. The record on disk grows with every verdict and says reject until the end."""
 
     def __init__(self, candidate: Candidate, suites: tuple[Suite, ...], *, progress: Progress) -> None:
+        if candidate.settings.lynis:
+            suites = (*suites, lynis_suite())
         self.candidate = candidate
         self.progress = progress
         self.session: Session | None = None
@@ -125,9 +128,12 @@ class Run:
             self._verdicts[key] = replace(self._verdicts[key], because=reason)
         self._save()
 
-    def add(self, verdict: Verdict) -> None:
-        """Take a verdict and write the record."""
+    def add(self, verdict: Verdict, *, trace: str = "") -> None:
+        """Take a verdict and write the record; of a check that broke, ``trace`` is kept as evidence."""
         self._verdicts[verdict.control] = verdict
+        if verdict.outcome is Outcome.ERROR:
+            with (self.folder / "errors.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(f"--- {verdict.suite}/{verdict.control}: {verdict.because}\n{trace}\n\n")
         self._save()
 
     def fail(self, error: SeatrialError) -> None:
@@ -172,6 +178,16 @@ class Run:
         )
         self._save()
 
+    def judge_by_lynis(self, session: Session) -> None:
+        """Run lynis in the guest and take its verdicts.
+
+        :raises SeatrialError: it could not be run or read; its controls stay not checked.
+        """
+        self.progress.phase("running lynis in the guest; this takes minutes")
+        policy = self.candidate.flavour.lynis
+        for verdict in judge_guest(session, policy, self.folder, say=self.progress.note):
+            self.add(verdict)
+
     def keep_evidence(self, session: Session) -> None:
         """Save the journal and every answer of the guest; a guest that no longer answers changes no verdict."""
         with contextlib.suppress(SessionError):
@@ -215,7 +231,15 @@ class Run:
         return 0 if self.record.decision is Decision.RELEASE else 1
 
     def _evidence(self) -> dict[str, str]:
-        files = {"console": "console.log", "journal": "journal.txt", "facts": "facts.json", "qemu": "qemu.log"}
+        files = {
+            "console": "console.log",
+            "journal": "journal.txt",
+            "facts": "facts.json",
+            "errors": "errors.txt",
+            "lynis": "lynis-report.dat",
+            "lynis-xml": "lynis-report.xml",
+            "qemu": "qemu.log",
+        }
         return {name: file for name, file in files.items() if (self.folder / file).is_file()}
 
     def _save(self) -> None:

@@ -74,7 +74,7 @@ def _at_console(candidate: Candidate, folder: Path) -> int:
 
     with first_usable(candidate.tries, start, Silent()) as boot, _raw_terminal():
         boot.console.listen(_write)
-        while boot.process.poll() is None:
+        while boot.process.status is None:
             typed = _typed()
             if _LEAVE in typed:
                 break

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from seatrial.session import Candidate, Session
     from seatrial.suites import Suites
 
+_GATE = pytest.StashKey["Gate"]()
 _CHECK = pytest.StashKey["Check"]()
 _TABLES = pytest.StashKey["Suites"]()
 _SAID = pytest.StashKey[tuple[str, str]]()
@@ -46,7 +47,8 @@ def pytest_configure(config: pytest.Config) -> None:
     asked = config.getoption("seatrial_image") or os.environ.get("SEATRIAL_IMAGE") or config.getini("seatrial_image")
     if asked and not (config.option.help or config.option.version):
         # Registered last, so that its fixtures win over testinfra's in whatever order plugins were loaded.
-        config.pluginmanager.register(Gate(config), "seatrial-gate")
+        config.stash[_GATE] = Gate(config)
+        config.pluginmanager.register(config.stash[_GATE], "seatrial-gate")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -102,7 +104,7 @@ def gate_image(image: str, folders: Sequence[str], options: Mapping[str, str], *
         "no:cacheprovider",
         "--strict-markers",
     ]
-    arguments += ["--import-mode=importlib", "--tb=short", *(["-q"] if quiet else []), f"--image={image}"]
+    arguments += ["--import-mode=importlib", "--tb=no", "-rN", *(["-q"] if quiet else []), f"--image={image}"]
     arguments += [f"{flag}={value}" for flag, value in options.items()]
     return int(pytest.main([*arguments, *folders]))
 
@@ -122,40 +124,39 @@ class Gate:
         self.plan: Plan | None = None
         self.run: Run | None = None
 
-    # What checks ask for.
+    # What checks ask for. Static, because pytest deprecates wide-scoped fixtures that are methods.
 
+    @staticmethod
     @pytest.fixture(scope="session")
-    def host(self) -> Any:
+    def host(pytestconfig: pytest.Config) -> Any:
         """The booted guest as a testinfra host; never this computer."""
-        return self._session.host
+        return _guest_of(pytestconfig).host
 
+    @staticmethod
     @pytest.fixture(scope="session")
-    def facts(self) -> Facts:
+    def facts(pytestconfig: pytest.Config) -> Facts:
         """Read-only questions to the guest, each asked once."""
-        return self._session.facts
+        return _guest_of(pytestconfig).facts
 
+    @staticmethod
     @pytest.fixture(scope="session")
-    def flavour(self) -> Flavour:
+    def flavour(pytestconfig: pytest.Config) -> Flavour:
         """The policy that the image is judged by."""
-        return self.candidate.flavour
+        return pytestconfig.stash[_GATE].candidate.flavour
 
+    @staticmethod
     @pytest.fixture(scope="session")
-    def boot(self) -> BootFacts:
+    def boot(pytestconfig: pytest.Config) -> BootFacts:
         """What is known of the boot from outside the guest."""
-        return self._session.boot_facts
+        return _guest_of(pytestconfig).boot_facts
 
+    @staticmethod
     @pytest.fixture
-    def check(self, request: pytest.FixtureRequest) -> Check:
+    def check(request: pytest.FixtureRequest) -> Check:
         """Where a check says what it saw."""
         from seatrial.check import Check
 
         return request.node.stash.setdefault(_CHECK, Check())  # type: ignore[no-any-return]  # the node is untyped
-
-    @property
-    def _session(self) -> Session:
-        if self.run is None or self.run.session is None:
-            pytest.fail("no guest is up", pytrace=False)
-        return self.run.session
 
     # How a session goes.
 
@@ -234,6 +235,8 @@ class Gate:
 
         capture = self.config.pluginmanager.getplugin("capturemanager")
         visible = capture.global_and_fixture_disabled() if capture else contextlib.nullcontext()
+        if reporter := self.config.pluginmanager.getplugin("terminalreporter"):
+            reporter.ensure_newline()
         with visible, progress_for(sys.stderr, plain=self.config.option.verbose < 0) as progress:
             yield progress
 
@@ -276,7 +279,7 @@ class Gate:
                 reason=_first_line(report),
             )
             verdict = self.plan.verdict(item.nodeid, ended)
-            self.run.add(verdict)
+            self.run.add(verdict, trace=report.longreprtext)
             self._stop_when_lost(item, ended.error)
         return report
 
@@ -310,13 +313,25 @@ class Gate:
             from seatrial.report.terminal import summary_lines
 
             terminalreporter.section("seatrial")
-            for line in summary_lines(self.run.record, self.run.folder, width=terminalreporter._tw.fullwidth):
+            for line in summary_lines(
+                self.run.record,
+                self.run.folder,
+                width=terminalreporter._tw.fullwidth,
+                colour=terminalreporter.hasmarkup,
+            ):
                 terminalreporter.write_line(line)
 
     def pytest_report_header(self) -> str:
         """Say what is judged."""
         candidate = self.candidate
         return f"seatrial: {candidate.image.path} as {candidate.flavour.name}, QEMU {candidate.qemu}"
+
+
+def _guest_of(config: pytest.Config) -> Session:
+    run = config.stash[_GATE].run
+    if run is None or run.session is None:
+        pytest.fail("no guest is up", pytrace=False)
+    return run.session
 
 
 def _collected(item: pytest.Item) -> Collected:

@@ -14,7 +14,7 @@ from pathlib import Path
 from seatrial.clock import Deadline
 from seatrial.errors import HostError
 
-__all__ = ["Finished", "clean_environment", "require_program", "run", "running"]
+__all__ = ["Child", "Finished", "clean_environment", "require_program", "run", "running"]
 
 _KEPT = ("HOME", "LANG", "PATH", "TMPDIR", "USER", "LOGNAME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR")
 _GRACE_S = 5.0
@@ -96,6 +96,29 @@ def run(
     return Finished(words, done.returncode, done.stdout, done.stderr)
 
 
+class Child:
+    """A program that runs in the background, as its starter sees it."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        """Return its process id, which is also its process group's."""
+        return self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """Return its exit status, or None while it runs; a signal's number negated when one killed it."""
+        return self._process.poll()
+
+    def ends_within(self, seconds: float) -> bool:
+        """Wait for its end; return whether it came in time."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=seconds)
+        return self._process.poll() is not None
+
+
 @contextlib.contextmanager
 def running(
     argv: Sequence[str | Path],
@@ -104,7 +127,7 @@ def running(
     pass_fds: Sequence[int] = (),
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> Iterator[Child]:
     """Run a long-lived program in a process group of its own; its output goes to ``log``.
 
     The kernel kills it when the thread that started it dies, a SIGKILL of us included (``setpriv --pdeathsig``,
@@ -129,7 +152,7 @@ def running(
         except OSError as exc:
             raise HostError(f"cannot start {words[4]!r}: {exc.strerror}", hint="run 'seatrial doctor'") from exc
     try:
-        yield process
+        yield Child(process)
     finally:
         _end(process)
 

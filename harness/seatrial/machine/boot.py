@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from seatrial.machine.disk import Image, nameless_copy, nameless_overlay
 from seatrial.machine.firmware import Firmware, find_uefi
 from seatrial.machine.provision import Provision
 from seatrial.machine.qmp import Monitor, attached
-from seatrial.process import require_program, run, running
+from seatrial.process import Child, require_program, run, running
 
 __all__ = ["Boot", "BootFacts", "Launch", "powered_on", "qemu_version", "usable_firmware"]
 
@@ -58,7 +57,7 @@ class Boot:
     launch: Launch
     console: Console
     monitor: Monitor
-    process: subprocess.Popen[bytes]
+    process: Child
     port: int
     started_s: float
     qemu_log: Path
@@ -78,7 +77,7 @@ class Boot:
         if self.console.fatal is not None:
             state, line = self.console.fatal
             raise BootFatal(f"{state.title}: the console said {line!r}", hint=state.hint, evidence=self.console.path)
-        if self.process.poll() is not None:
+        if self.process.status is not None:
             self._explain_exit()
         for name, data in list(self.monitor.events):
             if name == "STOP" and self.monitor.status() == "internal-error":
@@ -97,7 +96,7 @@ class Boot:
         if self.launch.choice.accelerator == "kvm" and self.console.byte_count == 0:
             raise AcceleratorError(f"QEMU ended at once under KVM: {said}", evidence=self.qemu_log)
         raise GuestStopped(
-            f"QEMU ended with exit status {self.process.returncode}: {said}",
+            f"QEMU ended with exit status {self.process.status}: {said}",
             hint=f"the last console line was {self.console.last_line!r}",
             evidence=self.qemu_log,
         )
@@ -182,13 +181,12 @@ def _socket_pair(stack: contextlib.ExitStack) -> tuple[socket.socket, socket.soc
 
 
 @contextlib.contextmanager
-def _monitor(sock: socket.socket, process: subprocess.Popen[bytes], launch: Launch, log: Path) -> Iterator[Monitor]:
+def _monitor(sock: socket.socket, process: Child, launch: Launch, log: Path) -> Iterator[Monitor]:
     with contextlib.ExitStack() as stack:
         try:
             monitor = stack.enter_context(attached(sock, deadline=Deadline(_GREETING_S)))
         except HostError as exc:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=_QUIT_S)
+            process.ends_within(_QUIT_S)
             text = f"QEMU did not start: {_last_words(log) or exc.message}"
             family = AcceleratorError if launch.choice.accelerator == "kvm" and "kvm" in text.lower() else HostError
             raise family(text, evidence=log) from exc
@@ -199,8 +197,7 @@ def _quit(boot: Boot) -> None:
     """Ask QEMU to end; ``running`` terminates and kills what does not."""
     with contextlib.suppress(HostError, GuestStopped, SessionError):
         boot.monitor.execute("quit")
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        boot.process.wait(timeout=_QUIT_S)
+    boot.process.ends_within(_QUIT_S)
 
 
 def _last_words(log: Path) -> str:
