@@ -1,0 +1,2 @@
+umask 027
+[ -n "${TMOUT:-}" ] || { TMOUT=900; readonly TMOUT; export TMOUT; }
