@@ -97,13 +97,15 @@ class Attempt:
 def parse_attempts(text: str, *, expected: int) -> tuple[Attempt, ...]:
     """Return attempts from lines of ``what<TAB>exit status<TAB>message``.
 
-    :raises ObservationError: a line is none, or there are not as many as ``expected``: the script was cut off.
+    :raises ObservationError: a line is none, or a program was missing, or there are not as many as ``expected``.
     """
     attempts = []
     for line in filter(None, text.split("\n")):
         parts = line.split("\t")
         if len(parts) != 3 or not re.fullmatch(r"[0-9]{1,3}", parts[1]):
             raise ObservationError(f"an attempt reported {line[:200]!r}, which is no 'what, status, message'")
+        if int(parts[1]) in (126, 127):
+            raise ObservationError(f"{parts[0]!r} could not be tried: {parts[2][:200]!r}; a program is missing")
         attempts.append(Attempt(parts[0], int(parts[1]) == 0, parts[2]))
     if len(attempts) != expected:
         raise ObservationError(f"{len(attempts)} attempts were reported, expected {expected}")

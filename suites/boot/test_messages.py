@@ -1,0 +1,93 @@
+"""What the boot said: in the journal, in the kernel's log and on the console."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from seatrial.check import Check
+from seatrial.evidence.journal import (
+    COREDUMPS,
+    ERRORS,
+    KERNEL,
+    KERNEL_TROUBLE,
+    OOM,
+    parse_journal,
+    troubles,
+    unexpected,
+)
+from seatrial.guest.facts import Facts
+from seatrial.policy.flavours import Flavour
+
+if TYPE_CHECKING:
+    from seatrial.machine.boot import BootFacts
+
+DUMPED = "ls -1A /var/lib/systemd/coredump /var/crash /var/lib/apport/coredump 2>/dev/null | grep -v '^/.*:$'; true"
+UNITS_TROUBLE = (
+    ("a dependency failed", r"Dependency failed for "),
+    ("a unit failed to start", r"\[ ?FAILED ?\]|Failed to (start|mount|listen on) "),
+    ("units wait for each other", r"ordering cycle|deleted to break"),
+    ("a unit timed out", r"Timed out waiting for device|start operation timed out"),
+)
+CRASHES = (("a program crashed", r"\bsegfault at |\btraps: .*(general protection|trap (invalid opcode|divide error))"),)
+_VERSION = re.compile(r"Linux version \d+\.\d+")
+
+
+def _kernel_lines(facts: Facts, check: Check) -> list[str]:
+    lines = facts.text(KERNEL).split("\n")
+    if not any(_VERSION.match(line) for line in lines):
+        check.cannot_tell("the journal lacks the kernel's first line, 'Linux version ...': it was cut or rotated away")
+    return lines
+
+
+@pytest.mark.control("bh-journal-errors")
+def test_journal_has_no_unexpected_error(facts: Facts, check: Check, flavour: Flavour) -> None:
+    """Every message of this boot at err or worse fits a pattern that the flavour accepts."""
+    _kernel_lines(facts, check)  # an empty journal must not look like a clean one
+    entries = parse_journal(facts.text(ERRORS, allowed=(0, 1)))
+    found = unexpected(entries, flavour.allowed("journal-accepted"))
+    check.nothing(found, expected="no error in the journal outside the flavour's list")
+
+
+@pytest.mark.control("bh-kernel-log-clean")
+def test_kernel_log_has_no_oops_or_warning(facts: Facts, check: Check) -> None:
+    """The kernel reported neither an oops, a warning, a stall nor damage."""
+    check.nothing(troubles(_kernel_lines(facts, check), KERNEL_TROUBLE), expected="no trouble in the kernel's log")
+
+
+@pytest.mark.control("bh-no-oom")
+def test_nothing_was_killed_for_memory(facts: Facts, check: Check) -> None:
+    """The kernel killed nothing for lack of memory."""
+    check.nothing(troubles(_kernel_lines(facts, check), OOM), expected="nothing killed for lack of memory")
+
+
+@pytest.mark.control("bh-no-coredumps")
+def test_nothing_crashed(facts: Facts, check: Check) -> None:
+    """No program dumped core, in whichever place it would be kept, and the kernel saw none crash."""
+    check.nothing(facts.lines(DUMPED), expected="no core dump on disk")
+    check.nothing(
+        map(str, parse_journal(facts.text(COREDUMPS, allowed=(0, 1)))), expected="no core dump in the journal"
+    )
+    check.nothing(troubles(_kernel_lines(facts, check), CRASHES), expected="no crash in the kernel's log")
+
+
+@pytest.mark.control("bh-console-clean")
+def test_console_shows_no_trouble(boot: BootFacts, check: Check) -> None:
+    """From power-on to readiness the serial console showed nothing that is trouble of the kernel or of a unit."""
+    if not boot.console.strip():
+        check.cannot_tell("the console stayed empty: the kernel does not speak on it (see kcmd-console)")
+    lines = boot.console.splitlines()
+    check.nothing(troubles(lines, (*KERNEL_TROUBLE, *OOM)), expected="no trouble of the kernel on the console")
+
+
+@pytest.mark.control("bh-no-dependency-failures")
+def test_no_unit_failed_on_the_way(facts: Facts, boot: BootFacts, check: Check) -> None:
+    """No unit failed, timed out or lost its dependencies during the boot, even when a later attempt succeeded."""
+    said = [*boot.console.splitlines(), *_manager_lines(facts)]
+    check.nothing(troubles(said, UNITS_TROUBLE), expected="no failed dependency, time-out or ordering cycle")
+
+
+def _manager_lines(facts: Facts) -> list[str]:
+    question = "journalctl -b -q --no-pager -n 3000 -o cat _PID=1 -p warning"
+    return facts.text(question, allowed=(0, 1)).split("\n")

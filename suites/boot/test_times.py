@@ -1,0 +1,55 @@
+"""How long the boot took, judged by the budget of the accelerator that it ran on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import pytest
+from seatrial.check import Check
+from seatrial.evidence.systemd import MANAGER, Phases, boot_phases, parse_show
+from seatrial.guest.facts import Facts
+from seatrial.policy.budgets import compare_with_budget
+from seatrial.policy.flavours import Flavour
+
+if TYPE_CHECKING:
+    from seatrial.machine.boot import BootFacts
+
+
+def _phases(facts: Facts) -> Phases:
+    return boot_phases(parse_show(facts.text(MANAGER)))
+
+
+def _judge(measured: Mapping[str, float], flavour: Flavour, boot: BootFacts, check: Check) -> None:
+    timings = compare_with_budget(measured, flavour.budgets, boot.accelerator)
+    for timing in timings:
+        if timing.limit_s is not None:
+            check.holds(
+                timing.holds,
+                expected=f"{timing.phase.removesuffix('_s')} at most {timing.limit_s:g} s under {boot.accelerator}",
+                seen=f"{timing.phase.removesuffix('_s')} took {timing.seconds:.1f} s",
+            )
+    lacking = [timing.phase for timing in timings if timing.limit_s is None]
+    if lacking and all(timing.holds for timing in timings if timing.limit_s is not None):
+        check.not_checked(
+            f"flavour {flavour.name!r} has no budget for {', '.join(lacking)} in budgets.{boot.accelerator}; "
+            "a budget of another accelerator judges nothing"
+        )
+
+
+@pytest.mark.control("bt-total")
+def test_boot_keeps_to_its_budget(facts: Facts, flavour: Flavour, boot: BootFacts, check: Check) -> None:
+    """The whole boot, by the guest's own clock, takes no longer than the flavour allows."""
+    _judge({"total_s": _phases(facts).total_s}, flavour, boot, check)
+
+
+@pytest.mark.control("bt-phases")
+def test_every_phase_keeps_to_its_budget(facts: Facts, flavour: Flavour, boot: BootFacts, check: Check) -> None:
+    """Each phase that the guest measured takes no longer than the flavour allows."""
+    _judge(_phases(facts).measured(), flavour, boot, check)
+
+
+@pytest.mark.control("bt-ssh-ready")
+def test_login_comes_in_time(flavour: Flavour, boot: BootFacts, check: Check) -> None:
+    """From power-on to the first command over SSH, by this computer's clock."""
+    _judge({"ssh_s": boot.login_s}, flavour, boot, check)

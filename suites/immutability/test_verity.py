@@ -1,0 +1,188 @@
+"""dm-verity under /usr."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from seatrial.check import Check
+from seatrial.evidence.cmdline import CMDLINE, parse_cmdline
+from seatrial.evidence.mounts import MOUNTINFO, Mount, mount_at, parse_attempts, parse_mountinfo
+from seatrial.evidence.verity import Verity, device_command, parse_device, root_hashes
+from seatrial.guest.facts import Facts
+
+if TYPE_CHECKING:
+    from testinfra.host import Host
+
+# Who names the root hash: systemd's generator, the one of Flatcar; roothash= where /usr is a part of the root.
+HASH_NAMES = ("usrhash", "verity.usrhash", "roothash")
+STRONG = ("sha256", "sha384", "sha512", "sha3-256", "sha3-512", "blake2b-256", "blake2b-512")
+# Blocks that read as garbage, or that are believed after the first look.
+WEAK_OPTIONS = ("ignore_corruption", "check_at_most_once")
+WEAK_WORDS = (
+    "systemd.verity=0",
+    "systemd.verity=no",
+    "rd.systemd.verity=0",
+    "rd.systemd.verity=no",
+    "systemd.verity_usr_options=ignore-corruption",
+    "systemd.verity_root_options=ignore-corruption",
+    "systemd.verity_usr_options=check-at-most-once",
+)
+
+
+def _usr_mount(facts: Facts) -> Mount:
+    mounts = parse_mountinfo(facts.text(MOUNTINFO))
+    found = mount_at(mounts, "/usr") or mount_at(mounts, "/")
+    assert found is not None, "no system is without a mount at /"
+    return found
+
+
+def _device(facts: Facts, check: Check) -> Verity:
+    mount = _usr_mount(facts)
+    if mount.device.startswith("0:"):
+        check.holds(False, expected="/usr on a block device", seen=f"{mount.kind} at {mount.target} has none")
+        return _NO_DEVICE
+    return parse_device(facts.text(device_command(mount.device)))
+
+
+_NO_DEVICE = Verity(
+    name="none",
+    sectors=0,
+    read_only=False,
+    targets=(),
+    mapped_sectors=0,
+    status="",
+    algorithm="",
+    root_hash="",
+    salt="",
+    options=(),
+    data_device="",
+)
+
+
+@pytest.mark.control("imm-verity-active")
+def test_usr_comes_from_verity_without_corruption(facts: Facts, check: Check) -> None:
+    """Verity is the only target behind the device of /usr, and has found no corruption."""
+    device = _device(facts, check)
+    targets = ", ".join(device.targets) or "no mapped device"
+    check.holds(
+        device.is_verity, expected="dm-verity behind /usr", seen=f"{device.name or _usr_mount(facts).source}: {targets}"
+    )
+    if device.is_verity:
+        check.equal(device.status, "V", what="status of verity")
+
+
+@pytest.mark.control("imm-verity-hash-matches")
+def test_root_hash_is_the_one_on_the_command_line(facts: Facts, check: Check) -> None:
+    """The hash that the loader handed over is the hash that blocks are checked against."""
+    line = parse_cmdline(facts.text(CMDLINE))
+    named = [value for name in HASH_NAMES for value in [line.last(name)] if value is not None]
+    device = _device(facts, check)
+    if not named:
+        check.holds(False, expected=f"one of {', '.join(HASH_NAMES)} on the command line", seen="none")
+        return
+    check.holds(
+        device.root_hash in root_hashes(named),
+        expected=f"root hash of the command line: {', '.join(named)}",
+        seen=f"root hash of the device: {device.root_hash or 'none'}",
+    )
+
+
+@pytest.mark.control("imm-verity-hash-algorithm")
+def test_hash_is_strong(facts: Facts, check: Check) -> None:
+    """The digest is one without known collisions, and the tree is salted."""
+    device = _device(facts, check)
+    check.one_of(device.algorithm, STRONG, what="digest of verity")
+    check.holds(device.salt not in ("", "-"), expected="a salt", seen=f"salt {device.salt or 'none'}")
+
+
+@pytest.mark.control("imm-verity-corruption-mode")
+def test_corruption_is_never_ignored(facts: Facts, check: Check) -> None:
+    """Neither the device nor the command line tells verity to look away."""
+    device = _device(facts, check)
+    weak = [option for option in device.options if option in WEAK_OPTIONS]
+    check.nothing(weak, expected=f"a device without {', '.join(WEAK_OPTIONS)}")
+    said = parse_cmdline(facts.text(CMDLINE)).matching(WEAK_WORDS)
+    check.nothing(said, expected="a command line that does not weaken verity")
+
+
+@pytest.mark.control("imm-verity-whole-device")
+def test_verity_covers_the_whole_device(facts: Facts, check: Check) -> None:
+    """One target, verity, spans every sector."""
+    device = _device(facts, check)
+    check.equal(", ".join(device.targets) or "none", "verity", what="targets")
+    check.holds(
+        0 < device.sectors == device.mapped_sectors,
+        expected=f"{device.sectors} sectors checked",
+        seen=f"{device.mapped_sectors} of {device.sectors} sectors checked",
+    )
+
+
+@pytest.mark.control("imm-device-readonly")
+def test_device_is_read_only(facts: Facts, check: Check) -> None:
+    """The kernel holds the block device of /usr as read-only."""
+    device = _device(facts, check)
+    check.holds(
+        device.read_only, expected="a read-only device", seen=f"{device.name or 'the device'}: ro = {device.read_only}"
+    )
+
+
+def device_script(device: str) -> str:
+    """Return commands that try to write to block device ``device`` what it already holds, and to unlock it first."""
+    at = f"/dev/block/{device}"
+    same = f"dd if={at} bs=4096 count=1 2>/dev/null | dd of={at} bs=4096 count=1 conv=notrunc 2>&1"
+    # The exit status of dd counts, which wrote the words of its failure.
+    return (
+        "export LC_ALL=C; "
+        "show() { rc=$?; printf '%s\\t%s\\t%s\\n' \"$1\" $rc \"$(printf %s \"$2\" | head -n 1 | tr '\\t' ' ')\"; }; "
+        f"said=$({same}); show 'write to the device' \"$said\"; "
+        f"before=$(cat /sys/dev/block/{device}/ro); blockdev --setrw {at} 2>/dev/null; "
+        f"said=$({same}); show 'write to the device after unlocking it' \"$said\"; "
+        f'[ "$before" = 1 ] && blockdev --setro {at} 2>/dev/null; :'
+    )
+
+
+@pytest.mark.control("imm-device-write-refused")
+def test_root_cannot_write_to_the_device(host: Host, facts: Facts, check: Check) -> None:
+    """Writing to the mapped device is refused, also after root tried to unlock it; verity still finds no corruption."""
+    mount = _usr_mount(facts)
+    device = _device(facts, check)
+    if not device.name:
+        check.holds(False, expected="a mapped device behind /usr", seen=f"{mount.source}: not mapped, so not tried")
+        return
+    attempts = parse_attempts(host.run(device_script(mount.device)).stdout, expected=2)
+    for attempt in attempts:
+        refused = not attempt.succeeded and any(
+            word in attempt.said for word in ("Operation not permitted", "Read-only", "Permission denied")
+        )
+        seen = "it worked (with the same bytes)" if attempt.succeeded else attempt.said
+        check.holds(refused, expected=f"{attempt.what}: not permitted", seen=f"{attempt.what}: {seen}")
+    after = parse_device(host.run(device_command(mount.device)).stdout)
+    check.holds(after == device, expected="the device as it was before", seen=f"after the attempts: {after}")
+
+
+def lower_script(device: str) -> str:
+    """Return the command that tries to mount the partition under verity, where a private namespace forgets it."""
+    return (
+        "export LC_ALL=C; said=$(unshare -m --propagation private "
+        f"mount -o rw /dev/block/{device} /tmp 2>&1); rc=$?; "
+        "printf 'mount the partition under verity\\t%s\\t%s\\n' $rc "
+        "\"$(printf %s \"$said\" | head -n 1 | tr '\\t' ' ')\""
+    )
+
+
+@pytest.mark.control("imm-lower-device-claimed")
+def test_partition_under_verity_cannot_be_mounted(host: Host, facts: Facts, check: Check) -> None:
+    """The data partition belongs to verity alone: a mount beside it is refused."""
+    device = _device(facts, check)
+    if not device.is_verity:
+        check.holds(False, expected="verity over a partition", seen="no verity behind /usr")
+        return
+    (attempt,) = parse_attempts(host.run(lower_script(device.data_device)).stdout, expected=1)
+    refused = not attempt.succeeded and bool(re.search("busy|already mounted|Can't open blockdev", attempt.said))
+    check.holds(
+        refused,
+        expected="mounting the partition under verity is refused: busy",
+        seen="it was mounted" if attempt.succeeded else attempt.said,
+    )

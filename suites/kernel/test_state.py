@@ -1,0 +1,95 @@
+"""What the running kernel says of itself, and what it refuses."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from seatrial.check import Check
+from seatrial.evidence.kernel import (
+    LOCKDOWN,
+    TAINTED,
+    VULNERABILITIES,
+    chosen,
+    parse_vulnerabilities,
+    taint_reasons,
+)
+from seatrial.evidence.mounts import MOUNTINFO, parse_attempts, parse_mountinfo
+from seatrial.guest.facts import Facts
+from seatrial.policy.flavours import Flavour
+
+if TYPE_CHECKING:
+    from testinfra.host import Host
+
+# Reading a byte of memory changes nothing; a kernel without the device has nothing to refuse.
+READ_MEMORY = (
+    "export LC_ALL=C; if [ -e /dev/mem ]; then said=$(dd if=/dev/mem of=/dev/null bs=1 count=1 2>&1); rc=$?; "
+    "else said='no such device'; rc=1; fi; "
+    'printf \'read /dev/mem\\t%s\\t%s\\n\' $rc "$(printf %s "$said" | head -n 1)"'
+)
+SYMBOLS = "setpriv --reuid=65534 --regid=65534 --clear-groups head -n 50 /proc/kallsyms"
+KERNELS = "uname -r; ls -1 /usr/lib/modules"
+# The others need microcode or features that the virtual processor may lack: no fault of the image.
+SOFTWARE_ONLY = ("meltdown", "spectre_v1", "spectre_v2")
+
+
+@pytest.mark.control("ib-lockdown-active")
+def test_lockdown_is_in_the_mode_of_the_flavour(facts: Facts, check: Check, flavour: Flavour) -> None:
+    """The chosen mode is one that the flavour accepts."""
+    check.one_of(chosen(facts.text(LOCKDOWN)), flavour.allowed("lockdown-modes"), what="lockdown")
+
+
+@pytest.mark.control("ib-lockdown-behaviour")
+def test_lockdown_refuses_memory_and_hibernation(host: Host, check: Check) -> None:
+    """Root cannot read raw memory, and cannot have memory written to a disk."""
+    run = host.run(READ_MEMORY)
+    (attempt,) = parse_attempts(run.stdout, expected=1)
+    refused = not attempt.succeeded and bool(re.search("not permitted|no such device", attempt.said))
+    check.holds(refused, expected="reading /dev/mem is not permitted", seen=f"reading /dev/mem: {attempt.said}")
+    sleep = host.run("if [ -e /sys/power/disk ]; then cat /sys/power/disk; else echo '[disabled]'; fi").stdout.strip()
+    check.equal(sleep, "[disabled]", what="/sys/power/disk")
+
+
+@pytest.mark.control("ib-kernel-untainted")
+def test_kernel_is_not_tainted(facts: Facts, check: Check) -> None:
+    """No taint bit is set."""
+    check.nothing(taint_reasons(facts.text(TAINTED)), expected="no taint")
+
+
+@pytest.mark.control("kernel-software-mitigations")
+def test_software_mitigates_what_it_can(facts: Facts, check: Check) -> None:
+    """The flaws that need no microcode are mitigated, or the processor does not have them."""
+    found = parse_vulnerabilities(facts.text(VULNERABILITIES))
+    lacking = [name for name in SOFTWARE_ONLY if name not in found]
+    if lacking:
+        check.cannot_tell(f"the kernel says nothing of {', '.join(lacking)}")
+    open_ones = [f"{name}: {found[name]}" for name in SOFTWARE_ONLY if found[name].startswith("Vulnerable")]
+    check.nothing(open_ones, expected=f"none of {', '.join(SOFTWARE_ONLY)} vulnerable")
+
+
+@pytest.mark.control("kernel-symbols-hidden")
+def test_users_see_no_symbol_addresses(facts: Facts, check: Check) -> None:
+    """An ordinary user reads zeros, or nothing at all."""
+    lines = facts.lines(SYMBOLS, allowed=(0, 1))
+    odd = next((line for line in lines if not re.match(r"[0-9a-f]{8,16} [A-Za-z?] \S", line)), None)
+    if odd is not None:
+        check.cannot_tell(f"/proc/kallsyms holds {odd[:200]!r}, which is no symbol")
+    shown = [line for line in lines if line.split()[0].strip("0")]
+    check.nothing(shown, expected="zeros in the place of addresses in /proc/kallsyms")
+
+
+@pytest.mark.control("kernel-debugfs-closed")
+def test_debugfs_is_not_mounted(facts: Facts, check: Check) -> None:
+    """No debugfs is mounted anywhere."""
+    mounted = [mount.target for mount in parse_mountinfo(facts.text(MOUNTINFO)) if mount.kind == "debugfs"]
+    check.nothing(mounted, expected="no debugfs mounted")
+
+
+@pytest.mark.control("bh-kernel-is-newest")
+def test_one_kernel_is_installed_and_it_runs(facts: Facts, check: Check) -> None:
+    """The only folder of modules is that of the running kernel."""
+    lines = facts.lines(KERNELS)
+    if len(lines) < 2:
+        check.cannot_tell(f"expected the release and the folders of modules, saw {lines!r}")
+    check.equal(", ".join(lines[1:]), lines[0], what="kernels with modules")
