@@ -171,7 +171,8 @@ def parse_audit(status: int, stdout: str, stderr: str) -> tuple[FileState, ...]:
     if complaints or (status != 0 and not stderr):
         why = complaints[0][:200] if complaints else f"exit status {status}"
         raise ObservationError(f"the walk over the guest's files is incomplete: {why!r}")
-    states = parse_states(stdout)
+    # A mount point is met twice: in the tree above it, and as the root of its own.
+    states = tuple(dict.fromkeys(parse_states(stdout)))
     if not states:
         # Every system has /tmp, which everybody may write: a walk that finds nothing saw nothing.
         raise ObservationError("the walk over the guest's files found nothing at all, not even /tmp")
