@@ -22,7 +22,8 @@ from seatrial.policy.lynis import OUTSIDE, Outside, finding_ids, judge_lynis
 TABLE = data_dir("suites") / "lynis" / "controls.toml"
 CONTROLS = parse_controls(TABLE.read_text("utf-8"), where=str(TABLE))
 SCHEMA = (data_dir("reports") / "lynis.xsd").read_text("utf-8")
-RECORDED = (Path(__file__).parents[2] / "fixtures" / "lynis" / "debian-13-lynis-3.1.4.dat").read_bytes()
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "lynis"
+RECORDED = (FIXTURES / "debian-13-lynis-3.1.4.dat").read_bytes()
 ROWS = [control.id for control in CONTROLS]
 
 
@@ -74,8 +75,10 @@ SUGGESTIONS = invented("lynis-suggestions")
 # --- the real table and a recorded run ---
 
 
-def test_every_row_of_the_table_is_judged() -> None:
-    _, run = examine(RECORDED, SCHEMA)
+@pytest.mark.parametrize("version", ["3.0.8", "3.1.4"])
+def test_every_row_of_the_table_is_judged_for_old_and_new_lynis(version: str) -> None:
+    _, run = examine((FIXTURES / f"debian-13-lynis-{version}.dat").read_bytes(), SCHEMA)
+    assert run.lynis_version == version
     verdicts = {verdict.control: verdict for verdict in judge_lynis(run, policy(), CONTROLS)}
     assert [verdicts[row].outcome for row in ROWS] == [Outcome.PASS] * 6 + [Outcome.NOT_APPLICABLE]
     assert {verdict.suite for verdict in verdicts.values()} == {"lynis"}

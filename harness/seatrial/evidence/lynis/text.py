@@ -12,6 +12,7 @@ __all__ = ["decode", "encode", "escape", "is_utf8", "shorten", "unescape"]
 _UNSAFE: Final = re.compile(
     "[\\\\\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufffe\uffff\ud800-\udfff]",
 )
+_RAW_BYTE: Final = re.compile("[\udc80-\udcff]")
 _ESCAPED: Final = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|(\\))")
 
 
@@ -27,7 +28,7 @@ def encode(text: str) -> bytes:
 
 def is_utf8(text: str) -> bool:
     """Return whether decoded ``text`` came from valid UTF-8."""
-    return not any("\udc80" <= char <= "\udcff" for char in text)
+    return _RAW_BYTE.search(text) is None
 
 
 def escape(text: str) -> str:
