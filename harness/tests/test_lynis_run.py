@@ -262,7 +262,7 @@ def marked() -> list[str]:
 def test_run_that_takes_too_long_is_killed_with_all_its_children(tmp_path: Path) -> None:
     guest = Guest(tmp_path)
     before = marked()
-    with pytest.raises(CommandTimeout):
+    with pytest.raises(CommandTimeout, match=r"lynis in the guest did not end within [23] s; it was killed"):
         run_lynis(guest, tree=a_tree("sleep 300 & sleep 300"), deadline_s=3, say=guest.said.append)
     assert marked() == before
     assert guest.leftovers == []

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 from seatrial.clock import Deadline
-from seatrial.errors import HostError, ObservationError, SeatrialError
+from seatrial.errors import CommandTimeout, HostError, ObservationError, SeatrialError
 from seatrial.evidence.lynis.report import MAX_BYTES
 from seatrial.evidence.lynis.text import decode, escape, shorten
 from seatrial.guest.lynis_tree import LynisTree, packed
@@ -195,7 +195,13 @@ def _audit(shell: Shell, start: list[str], where: str, folder: str, *, timeout_s
         f"umask 077; cd {where} && echo $$ >{folder}/pid && "
         f"exec env -i {shlex.join([*environment, *start, *files])} >{folder}/output 2>&1 </dev/null"
     )
-    status, _, err = shell.run(f"sh -c {shlex.quote(script)}", timeout_s=timeout_s)
+    try:
+        status, _, err = shell.run(f"sh -c {shlex.quote(script)}", timeout_s=timeout_s)
+    except CommandTimeout as exc:
+        raise CommandTimeout(
+            f"lynis in the guest did not end within {timeout_s:.0f} s; it was killed",
+            hint="give it more time: without KVM a run takes three to five minutes",
+        ) from exc
     if status in _FINE:
         return
     _, tail, _ = shell.run(f"tail -c 600 {folder}/output", timeout_s=_SHORT_S)
