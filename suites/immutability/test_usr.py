@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import pytest
 from seatrial.check import Check
-from seatrial.evidence.mounts import MOUNTINFO, Mount, mount_at, parse_attempts, parse_mountinfo
+from seatrial.evidence.attempts import BOOT_ID, Attempt, attempts_script, parse_attempts
+from seatrial.evidence.mounts import MOUNTINFO, Mount, mount_at, parse_mountinfo
 from seatrial.guest.facts import Facts
 from seatrial.policy.flavours import Flavour
 
 if TYPE_CHECKING:
     from testinfra.host import Host
 
-# Every attempt runs in a shell of its own (a failed redirection ends a POSIX shell), undoes itself at once when it
-# works, and changes nothing when it does not. What is tried on existing files sets the value that they already have.
-_TRY = (
-    'export LC_ALL=C; try() { said=$(sh -c "$2" 2>&1); rc=$?; '
-    "printf '%s\\t%s\\t%s\\n' \"$1\" $rc \"$(printf %s \"$said\" | head -n 1 | tr '\\t' ' ')\"; }; "
-)
+# Every attempt undoes itself at once when it works, and changes nothing when it does not. What is tried on existing
+# files sets the value that they already have.
 FOLDERS = ("/usr", "/usr/bin", "/usr/lib", "/usr/share")
 _NAME = ".seatrial-attempt"
 WRITES = {
@@ -43,15 +41,13 @@ REMOUNTS = {
 }
 
 
-def write_script() -> str:
-    """Return the commands that try to write below /usr."""
-    return _TRY + "; ".join(f"try '{what}' '{how}'" for what, how in WRITES.items())
+def _in_a_namespace(command: str) -> str:
+    return f'unshare -m --propagation private sh -c "{command}"'
 
 
-def remount_script() -> str:
-    """Return the commands that try to make /usr writable, each in a mount namespace of its own."""
-    tries = (f"try '{what}' 'unshare -m --propagation private sh -c \"{how}\"'" for what, how in REMOUNTS.items())
-    return _TRY + "; ".join(tries)
+def _tried(host: Host, facts: Facts, commands: Mapping[str, str]) -> tuple[Attempt, ...]:
+    script = attempts_script(commands, boot_id=facts.text(BOOT_ID))
+    return parse_attempts(host.run(script).stdout, expected=len(commands))
 
 
 def _usr(facts: Facts) -> Mount:
@@ -75,9 +71,9 @@ def test_usr_is_mounted_read_only(facts: Facts, check: Check) -> None:
 
 
 @pytest.mark.control("imm-usr-write-fails")
-def test_root_cannot_write_below_usr(host: Host, check: Check) -> None:
+def test_root_cannot_write_below_usr(host: Host, facts: Facts, check: Check) -> None:
     """Every attempt to change /usr is refused because the file system is read-only."""
-    attempts = parse_attempts(host.run(write_script()).stdout, expected=len(WRITES))
+    attempts = _tried(host, facts, WRITES)
     for attempt in attempts:
         refused = not attempt.succeeded and "Read-only file system" in attempt.said
         seen = "it worked (and was undone)" if attempt.succeeded else attempt.said or "it failed without a reason"
@@ -88,7 +84,7 @@ def test_root_cannot_write_below_usr(host: Host, check: Check) -> None:
 def test_root_cannot_make_usr_writable(host: Host, facts: Facts, check: Check) -> None:
     """No kind of remount makes /usr writable, and /usr is afterwards what it was before."""
     before = _usr(facts)
-    attempts = parse_attempts(host.run(remount_script()).stdout, expected=len(REMOUNTS))
+    attempts = _tried(host, facts, {what: _in_a_namespace(how) for what, how in REMOUNTS.items()})
     for attempt in attempts:
         refused = not attempt.succeeded and any(
             word in attempt.said for word in ("Read-only file system", "write-protected", "read-only")

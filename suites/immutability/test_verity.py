@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import pytest
 from seatrial.check import Check
+from seatrial.evidence.attempts import BOOT_ID, Attempt, attempts_script, parse_attempts
 from seatrial.evidence.cmdline import CMDLINE, parse_cmdline
-from seatrial.evidence.mounts import MOUNTINFO, Mount, mount_at, parse_attempts, parse_mountinfo
+from seatrial.evidence.mounts import MOUNTINFO, Mount, mount_at, parse_mountinfo
 from seatrial.evidence.verity import Verity, device_command, parse_device, root_hashes
 from seatrial.guest.facts import Facts
 
@@ -36,6 +38,11 @@ def _usr_mount(facts: Facts) -> Mount:
     found = mount_at(mounts, "/usr") or mount_at(mounts, "/")
     assert found is not None, "no system is without a mount at /"
     return found
+
+
+def _tried(host: Host, facts: Facts, commands: Mapping[str, str]) -> tuple[Attempt, ...]:
+    script = attempts_script(commands, boot_id=facts.text(BOOT_ID))
+    return parse_attempts(host.run(script).stdout, expected=len(commands))
 
 
 def _device(facts: Facts, check: Check) -> Verity:
@@ -128,19 +135,19 @@ def test_device_is_read_only(facts: Facts, check: Check) -> None:
     )
 
 
-def device_script(device: str) -> str:
-    """Return commands that try to write to block device ``device`` what it already holds, and to unlock it first."""
+def device_attempts(device: str) -> dict[str, str]:
+    """Return commands that write to block device ``device`` what it already holds; the second unlocks it first.
+
+    ``nocreat`` because dd would otherwise leave a plain file where there is no device.
+    """
     at = f"/dev/block/{device}"
-    same = f"dd if={at} bs=4096 count=1 2>/dev/null | dd of={at} bs=4096 count=1 conv=notrunc 2>&1"
-    # The exit status of dd counts, which wrote the words of its failure.
-    return (
-        "export LC_ALL=C; "
-        "show() { rc=$?; printf '%s\\t%s\\t%s\\n' \"$1\" $rc \"$(printf %s \"$2\" | head -n 1 | tr '\\t' ' ')\"; }; "
-        f"said=$({same}); show 'write to the device' \"$said\"; "
-        f"before=$(cat /sys/dev/block/{device}/ro); blockdev --setrw {at} 2>/dev/null; "
-        f"said=$({same}); show 'write to the device after unlocking it' \"$said\"; "
-        f'[ "$before" = 1 ] && blockdev --setro {at} 2>/dev/null; :'
-    )
+    same = f"dd if={at} bs=4096 count=1 2>/dev/null | dd of={at} bs=4096 count=1 conv=notrunc,nocreat"
+    return {
+        "write to the device": same,
+        "write to the device after unlocking it": (
+            f"blockdev --setrw {at}; {same}; rc=$?; blockdev --setro {at}; exit $rc"
+        ),
+    }
 
 
 @pytest.mark.control("imm-device-write-refused")
@@ -151,7 +158,7 @@ def test_root_cannot_write_to_the_device(host: Host, facts: Facts, check: Check)
     if not device.name:
         check.holds(False, expected="a mapped device behind /usr", seen=f"{mount.source}: not mapped, so not tried")
         return
-    attempts = parse_attempts(host.run(device_script(mount.device)).stdout, expected=2)
+    attempts = _tried(host, facts, device_attempts(mount.device))
     for attempt in attempts:
         refused = not attempt.succeeded and any(
             word in attempt.said for word in ("Operation not permitted", "Read-only", "Permission denied")
@@ -162,16 +169,6 @@ def test_root_cannot_write_to_the_device(host: Host, facts: Facts, check: Check)
     check.holds(after == device, expected="the device as it was before", seen=f"after the attempts: {after}")
 
 
-def lower_script(device: str) -> str:
-    """Return the command that tries to mount the partition under verity, where a private namespace forgets it."""
-    return (
-        "export LC_ALL=C; said=$(unshare -m --propagation private "
-        f"mount -o rw /dev/block/{device} /tmp 2>&1); rc=$?; "
-        "printf 'mount the partition under verity\\t%s\\t%s\\n' $rc "
-        "\"$(printf %s \"$said\" | head -n 1 | tr '\\t' ' ')\""
-    )
-
-
 @pytest.mark.control("imm-lower-device-claimed")
 def test_partition_under_verity_cannot_be_mounted(host: Host, facts: Facts, check: Check) -> None:
     """The data partition belongs to verity alone: a mount beside it is refused."""
@@ -179,7 +176,9 @@ def test_partition_under_verity_cannot_be_mounted(host: Host, facts: Facts, chec
     if not device.is_verity:
         check.holds(False, expected="verity over a partition", seen="no verity behind /usr")
         return
-    (attempt,) = parse_attempts(host.run(lower_script(device.data_device)).stdout, expected=1)
+    # Where it works, the private namespace forgets it.
+    mount = f"unshare -m --propagation private mount -o rw /dev/block/{device.data_device} /tmp"
+    (attempt,) = _tried(host, facts, {"mount the partition under verity": mount})
     refused = not attempt.succeeded and bool(re.search("busy|already mounted|Can't open blockdev", attempt.said))
     check.holds(
         refused,

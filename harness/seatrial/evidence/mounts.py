@@ -1,4 +1,4 @@
-"""What is mounted, by ``/proc/self/mountinfo``; swap; and what became of attempts to write."""
+"""What is mounted, by ``/proc/self/mountinfo``; and swap."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 from seatrial.errors import ObservationError
 
-__all__ = ["MOUNTINFO", "SWAPS", "Attempt", "Mount", "mount_at", "parse_attempts", "parse_mountinfo", "parse_swaps"]
+__all__ = ["MOUNTINFO", "SWAPS", "Mount", "mount_at", "parse_mountinfo", "parse_swaps"]
 
 MOUNTINFO: Final = "cat /proc/self/mountinfo"
 SWAPS: Final = "cat /proc/swaps"
@@ -83,30 +83,3 @@ def parse_swaps(text: str) -> tuple[str, ...]:
         if len(line.split()) < 5:
             raise ObservationError(f"/proc/swaps holds {line[:200]!r}, which is no swap")
     return tuple(line.split()[0] for line in lines[1:])
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """Something forbidden that was tried: what, whether it worked, and what was said."""
-
-    what: str
-    succeeded: bool
-    said: str
-
-
-def parse_attempts(text: str, *, expected: int) -> tuple[Attempt, ...]:
-    """Return attempts from lines of ``what<TAB>exit status<TAB>message``.
-
-    :raises ObservationError: a line is none, or a program was missing, or there are not as many as ``expected``.
-    """
-    attempts = []
-    for line in filter(None, text.split("\n")):
-        parts = line.split("\t")
-        if len(parts) != 3 or not re.fullmatch(r"[0-9]{1,3}", parts[1]):
-            raise ObservationError(f"an attempt reported {line[:200]!r}, which is no 'what, status, message'")
-        if int(parts[1]) in (126, 127):
-            raise ObservationError(f"{parts[0]!r} could not be tried: {parts[2][:200]!r}; a program is missing")
-        attempts.append(Attempt(parts[0], int(parts[1]) == 0, parts[2]))
-    if len(attempts) != expected:
-        raise ObservationError(f"{len(attempts)} attempts were reported, expected {expected}")
-    return tuple(attempts)
