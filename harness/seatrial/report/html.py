@@ -13,7 +13,7 @@ from markupsafe import Markup
 from seatrial.layout import data_dir
 from seatrial.policy.judge import Outcome
 from seatrial.report.record import BootTimes, Record, counts
-from seatrial.report.summary import WORDS, against, headline, says_more, with_outcome
+from seatrial.report.summary import WORDS, against, grounds, says_more, with_outcome
 from seatrial.report.text import duration, shortened, size
 
 __all__ = ["html_page"]
@@ -55,7 +55,7 @@ def html_page(record: Record, console_tail: tuple[str, ...] = ()) -> str:
     environment.tests["saying_more"] = says_more
     return environment.get_template("report.html.j2").render(
         record=record,
-        headline=headline(record).partition(" ")[2].removeprefix("(").removesuffix(")"),
+        grounds=grounds(record),
         facts=tuple(_facts(record)),
         bars=_suite_bars(record),
         legend=[(outcome, WORDS[outcome], number) for outcome, number in _present(counts(record))],

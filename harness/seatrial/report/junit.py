@@ -43,8 +43,6 @@ def _run_suite(record: Record) -> etree._Element:
     """Return the suite of the run itself: red for what stands against a release and is no control's."""
     case = etree.Element("testcase", classname="seatrial.run", name="the-run-could-judge", time="0.000")
     reasons = run_reasons(record)
-    if not record.verdicts:
-        reasons = (*reasons, "no control was selected")
     if reasons:
         problem = record.problem
         body = "" if problem is None else "\n".join((problem.message, problem.hint, problem.evidence))

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from seatrial.policy.judge import Decision, Outcome, Severity, Verdict
+from seatrial.policy.judge import Outcome, Severity, Verdict
 from seatrial.report.record import Record, counts, reasons_to_reject
 
-__all__ = ["WORDS", "Group", "against", "console_tail", "headline", "run_reasons", "says_more", "with_outcome"]
+__all__ = [
+    "WORDS",
+    "Group",
+    "against",
+    "console_tail",
+    "grounds",
+    "headline",
+    "run_reasons",
+    "says_more",
+    "with_outcome",
+]
 
 WORDS: Final[Mapping[Outcome, str]] = {
     Outcome.FAIL: "failed",
@@ -23,6 +34,8 @@ _SHOWN_FIRST = (Outcome.FAIL, Outcome.ERROR, Outcome.NOT_CHECKED)
 _MANY = 4
 _MOST_TAIL = 65_536
 _SEVERITIES = tuple(Severity)
+# Colours and cursor moves: half of a console log, and of no use in a report. Any other escape stays, and is shown.
+_COLOURS = re.compile(r"\x1b\[[0-?]{0,32}[@-~]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +69,33 @@ def against(record: Record) -> tuple[Group, ...]:
 
 
 def run_reasons(record: Record) -> tuple[str, ...]:
-    """Return what stands against a release beside the verdicts, in words."""
-    problem = () if record.problem is None else (f"could not judge: {record.problem.kind}",)
+    """Return what stands against a release beside verdicts that reject, in words."""
+    numbers = counts(record)
+    reasons = [] if record.problem is None else [f"could not judge: {record.problem.kind}"]
     told_otherwise = ("the run met a problem", "the verdicts do not allow it")
-    return (*problem, *(reason for reason in reasons_to_reject(record) if reason not in told_otherwise))
+    reasons += [reason for reason in reasons_to_reject(record) if reason not in told_otherwise]
+    if not record.verdicts:
+        reasons.append("no control was selected")
+    elif not any(numbers[outcome] for outcome in (*_SHOWN_FIRST, Outcome.PASS)):
+        reasons.append("no control applies")
+    return tuple(reasons)
 
 
 def headline(record: Record) -> str:
     """Return the decision and what it rests on: ``reject (2 failed, 1 not checked of 97 controls)``."""
+    return f"{record.decision} ({grounds(record)})"
+
+
+def grounds(record: Record) -> str:
+    """Return what the decision rests on: ``2 failed, 1 not checked of 97 controls``."""
     numbers = counts(record)
-    kept = _SHOWN_FIRST if record.decision is Decision.REJECT else (Outcome.PASS, Outcome.NOT_APPLICABLE)
-    told = [f"{numbers[outcome]} {WORDS[outcome]}" for outcome in kept if numbers[outcome]]
+    told = [outcome for outcome in _SHOWN_FIRST if numbers[outcome]]
+    told = told or [outcome for outcome in (Outcome.PASS, Outcome.NOT_APPLICABLE) if numbers[outcome]]
+    if not told:
+        return "; ".join(run_reasons(record))
     total = len(record.verdicts)
-    of_all = f"{', '.join(told) or 'nothing passed' if total else 'none'} of {total} control{'s' * (total != 1)}"
-    if record.decision is Decision.REJECT and not told and numbers[Outcome.PASS]:
-        of_all = f"{numbers[Outcome.PASS]} passed of {total} controls"
-    return f"{record.decision} ({'; '.join([*run_reasons(record), of_all if total else 'no control was selected'])})"
+    shares = ", ".join(f"{numbers[outcome]} {WORDS[outcome]}" for outcome in told)
+    return "; ".join([*run_reasons(record), f"{shares} of {total} {'control' if total == 1 else 'controls'}"])
 
 
 def says_more(verdict: Verdict) -> bool:
@@ -81,17 +105,19 @@ def says_more(verdict: Verdict) -> bool:
 
 
 def console_tail(record: Record, folder: Path, lines: int = 30) -> tuple[str, ...]:
-    """Return the last console lines when a problem kept the run from judging; none otherwise."""
+    """Return the last console lines, without colours, when a problem kept the run from judging; none otherwise."""
     if record.problem is None:
         return ()
-    if record.problem.console_tail:
-        return record.problem.console_tail[-lines:]
-    path = folder / record.evidence.get("console", "console.log")
+    tail = record.problem.console_tail or _last_lines(folder / record.evidence.get("console", "console.log"))
+    plain = (_COLOURS.sub("", line).rstrip() for line in tail)
+    return tuple(line for line in plain if line)[-lines:]
+
+
+def _last_lines(path: Path) -> tuple[str, ...]:
     try:
         with path.open("rb") as file:
-            start = max(0, path.stat().st_size - _MOST_TAIL)
-            file.seek(start)
+            file.seek(max(0, path.stat().st_size - _MOST_TAIL))
             text = file.read(_MOST_TAIL).decode("utf-8", "backslashreplace")
     except OSError:
         return ()
-    return tuple(line.rstrip() for line in text.splitlines() if line.strip())[-lines:]
+    return tuple(re.split(r"[\r\n]+", text))

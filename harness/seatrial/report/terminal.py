@@ -11,7 +11,7 @@ from typing import Final
 from seatrial.policy.judge import Decision, Outcome, Severity, Verdict
 from seatrial.report.record import Record, counts
 from seatrial.report.summary import Group, against, console_tail, headline, run_reasons, says_more
-from seatrial.report.text import duration, shortened, size, visible
+from seatrial.report.text import duration, one_line, shortened, size
 
 __all__ = ["summary_lines"]
 
@@ -40,7 +40,7 @@ def summary_lines(record: Record, folder: Path, *, width: int = 100, colour: boo
         *_table(record, page),
         *(line for group in against(record) for line in _group(group, page)),
         *_evidence(record, folder, page),
-        page.painted(f"decision: {headline(record)}", record.decision),
+        page.painted(f"decision: {one_line(headline(record))}", record.decision),
     ]
 
 
@@ -68,7 +68,7 @@ class _Page:
 
 def _subject(record: Record, page: _Page) -> Iterator[str]:
     image, machine, boot = record.image, record.machine, record.boot
-    yield page.painted(str(record.decision).upper(), record.decision) + f" {visible(image.name)}"
+    yield page.painted(str(record.decision).upper(), record.decision) + f" {one_line(image.name)}"
     yield from page.field("image", f"{image.path} ({image.format}, {size(image.size_bytes)})")
     yield from page.field("sha256", f"{image.sha256[:16]}… ({_digest_state(record)})")
     yield from page.field("flavour", f"{record.flavour.name}: {record.flavour.title} ({record.flavour.kind})")
@@ -93,16 +93,16 @@ def _problem(record: Record, folder: Path, page: _Page) -> Iterator[str]:
     problem = record.problem
     if problem is None:
         for reason in run_reasons(record):
-            yield page.painted(reason, Outcome.ERROR)
+            yield page.painted(one_line(reason), Outcome.ERROR)
             yield ""
         return
-    yield page.painted(f"could not judge: {visible(problem.kind)}", Outcome.ERROR)
+    yield page.painted(f"could not judge: {one_line(problem.kind)}", Outcome.ERROR)
     for name, text in (("what", problem.message), ("hint", problem.hint), ("see", problem.evidence)):
         if text:
             yield from page.field(name, text)
     if tail := console_tail(record, folder, _TAIL):
         yield "  last console lines:"
-        yield from (f"    | {visible(line)}"[: page.width] for line in tail)
+        yield from (f"    | {one_line(line)}"[: page.width] for line in tail)
     yield ""
 
 
@@ -120,7 +120,7 @@ def _table(record: Record, page: _Page) -> Iterator[str]:
             page.painted(f"  {numbers[o] or '-':>{len(h)}}", o) if numbers[o] else f"  {'-':>{len(h)}}"
             for o, h in zip(outcomes, heads, strict=True)
         ]
-        yield f"{shortened(name or 'all', name_width)[:name_width]:<{name_width}}" + "".join(cells)
+        yield f"{one_line(name or 'all')[:name_width]:<{name_width}}" + "".join(cells)
     yield ""
 
 
@@ -138,7 +138,7 @@ def _group(group: Group, page: _Page) -> Iterator[str]:
 
 
 def _verdict(verdict: Verdict, page: _Page) -> Iterator[str]:
-    head = f"{verdict.outcome}: {verdict.control} [{verdict.severity}] {visible(verdict.title)}"
+    head = one_line(f"{verdict.outcome}: {verdict.control} [{verdict.severity}] {verdict.title}")
     lines = textwrap.wrap(head, page.width, subsequent_indent="  ", break_on_hyphens=False)
     yield from (page.painted(line, verdict.outcome) for line in lines)
     fields = {
@@ -155,5 +155,5 @@ def _verdict(verdict: Verdict, page: _Page) -> Iterator[str]:
 def _evidence(record: Record, folder: Path, page: _Page) -> Iterator[str]:
     files = [*record.evidence.values()]
     # A path is not wrapped: it is there to be copied.
-    yield f"reports and evidence: {visible(str(folder))}"
+    yield f"reports and evidence: {one_line(str(folder))}"
     yield from page.field("", ", ".join(dict.fromkeys(["record.json", *files])), indent=2, column=0)

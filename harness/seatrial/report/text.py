@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["duration", "shortened", "size", "visible"]
+__all__ = ["duration", "one_line", "shortened", "size", "visible"]
 
 
 def visible(text: str) -> str:
@@ -16,6 +16,11 @@ def visible(text: str) -> str:
     if unified.isprintable():
         return unified
     return "".join(c if c.isprintable() or c == "\n" else _escape(c) for c in unified)
+
+
+def one_line(text: str) -> str:
+    """Return :func:`visible` ``text`` with line feeds shown as escapes too."""
+    return visible(text).replace("\n", r"\n")
 
 
 def _escape(character: str) -> str:
