@@ -100,7 +100,7 @@ def callers(
     """
     found = [Caller(user="root"), Caller(user=ordinary)]
     for line in config_lines:
-        words = shlex.split(line.replace("=", " ", 1) if re.match(r"\s*\w+\s*=", line) else line, comments=True)
+        words = _words(line)
         if words[0].lower() == "include":
             _expect_known_includes(words[1:])
         elif [word.lower() for word in words[1:]] != ["all"]:
@@ -134,6 +134,15 @@ def expand_keys_file(pattern: str, account: Account) -> str:
     named = {"%%": "%", "%h": account.home, "%u": account.name, "%U": str(account.uid)}
     path = re.sub(r"%[%huU]", lambda match: named[match[0]], pattern)
     return path if path.startswith("/") else f"{account.home.rstrip('/')}/{path}"
+
+
+def _words(line: str) -> list[str]:
+    # 'Match=User bob' is as good as 'Match User bob'.
+    spaced = re.sub(r"^(\s*\w+)\s*=", r"\1 ", line)
+    try:
+        return shlex.split(spaced, comments=True) or [""]
+    except ValueError as exc:
+        raise ObservationError(f"sshd's configuration holds {line[:200]!r}: {exc}") from exc
 
 
 def _expect_known_includes(targets: Sequence[str]) -> None:
