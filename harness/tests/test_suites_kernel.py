@@ -1,0 +1,232 @@
+"""Every control of the kernel suite passes on a hardened guest, and one defect each turns it red."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from seatrial.evidence.attempts import BOOT_ID as ASK_BOOT_ID
+from seatrial.evidence.cmdline import CMDLINE
+from seatrial.evidence.kconfig import KCONFIG
+from seatrial.evidence.kernel import LOCKDOWN, TAINTED, VULNERABILITIES
+from seatrial.evidence.modules import LOADED, dry_run_command
+from seatrial.evidence.mounts import MOUNTINFO
+from seatrial.evidence.sysctl import SYSCTL_D, SYSCTLS, parse_sysctl_d, sysctls_command
+from seatrial.policy.controls import Control
+from seatrial.policy.judge import Outcome
+from seatrial.suites import read_flavour
+from suite_bench import BOOT_ID, Guest, bench, recorded
+
+SUITE = bench("kernel")
+STATE = SUITE.modules["test_state"]
+REQUIRED = dry_run_command(read_flavour("debian-immutable").allowed("required-modules"))
+PERSISTED = sysctls_command(parse_sysctl_d(recorded("kernel/sysctl-d")))
+SIG_ENFORCE = "cat /sys/module/module/parameters/sig_enforce"
+HIBERNATION = "if [ -e /sys/power/disk ]; then cat /sys/power/disk; else echo '[disabled]'; fi"
+KCONFIG_ROWS = [c for c in SUITE.controls.values() if c.probe_kind == "kconfig"]
+SYSCTL_ROWS = [c for c in SUITE.controls.values() if c.probe_kind == "sysctl"]
+MODULE_ROWS = [c for c in SUITE.controls.values() if c.probe_kind == "modules"]
+
+
+def modules_of(control: str) -> str:
+    probe = SUITE.controls[control].probe
+    assert probe is not None
+    return dry_run_command(probe["modules"])
+
+
+def guest() -> Guest:
+    return Guest(
+        {
+            ASK_BOOT_ID: f"{BOOT_ID}\n",
+            KCONFIG: recorded("kernel/kconfig"),
+            CMDLINE: recorded("kernel/cmdline"),
+            SYSCTLS: recorded("kernel/sysctls"),
+            SYSCTL_D: recorded("kernel/sysctl-d"),
+            PERSISTED: "kernel/core_pattern:core\nkernel/pid_max:4194304\nthe end\n",
+            **{modules_of(row.id): recorded(f"kernel/{row.id}") for row in MODULE_ROWS},
+            REQUIRED: recorded("kernel/required-modules"),
+            LOADED: recorded("kernel/modules"),
+            SIG_ENFORCE: "Y\n",
+            LOCKDOWN: recorded("kernel/lockdown"),
+            HIBERNATION: "[disabled]\n",
+            TAINTED: "0\n",
+            VULNERABILITIES: recorded("kernel/vulnerabilities"),
+            STATE.SYMBOLS: recorded("kernel/kallsyms"),
+            STATE.KERNELS: recorded("kernel/kernels"),
+            MOUNTINFO: recorded("immutability/mountinfo"),
+        },
+        tries={"read /dev/mem": (1, "dd: failed to open '/dev/mem': Operation not permitted")},
+    )
+
+
+def said(words: str) -> Callable[[Guest], None]:
+    """Put ``words`` at the end of the command line."""
+    return lambda g: g.replace(CMDLINE, "\n", f" {words}\n")
+
+
+def edit(question: str, old: str, new: str) -> Callable[[Guest], None]:
+    return lambda g: g.replace(question, old, new)
+
+
+# One defect: what is broken, and the controls that see it. Rows for options, parameters and modules follow below.
+DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
+    "mitigations=off": (said("mitigations=off"), {"kcmd-mitigations-on"}),
+    "mitigations off among others": (said("mitigations=auto,off"), {"kcmd-mitigations-on"}),
+    "nokaslr": (said("nokaslr"), {"kcmd-no-kaslr-off"}),
+    "slab merging asked for": (said("slab_merge"), {"kcmd-slab"}),
+    "slab_nomerge gone": (edit(CMDLINE, " slab_nomerge", ""), {"kcmd-slab"}),
+    "init_on_alloc=0": (said("init_on_alloc=0"), {"kcmd-init-alloc"}),
+    "shuffling off": (said("page_alloc.shuffle=0"), {"kcmd-page-shuffle"}),
+    "shuffling gone": (edit(CMDLINE, " page_alloc.shuffle=1", ""), {"kcmd-page-shuffle"}),
+    "stack offset off": (said("randomize_kstack_offset=off"), {"kcmd-kstack-offset"}),
+    "vsyscall back": (said("vsyscall=emulate"), {"kcmd-vsyscall"}),
+    "lockdown=none": (said("lockdown=none"), {"kcmd-modules-lockdown"}),
+    "lsm without lockdown": (said("lsm=yama,integrity,selinux"), {"kcmd-modules-lockdown"}),
+    "module.sig_enforce=0": (said("module.sig_enforce=0"), {"kcmd-modules-lockdown"}),
+    "debug shell": (said("systemd.debug_shell=1"), {"kcmd-debug-off"}),
+    "rd.break": (said("rd.break"), {"kcmd-no-init-override"}),
+    "init=/bin/sh": (said("init=/bin/sh"), {"kcmd-no-init-override"}),
+    "IOMMU off": (said("intel_iommu=off"), {"kcmd-iommu"}),
+    "no console": (edit(CMDLINE, "console=ttyS0", "console=tty0"), {"kcmd-console"}),
+    "a daemon undid a parameter": (edit(PERSISTED, "4194304", "32768"), {"sysctl-persisted"}),
+    "a foreign module": (
+        lambda g: g.add(LOADED, "zfs 5500928 0 - Live 0x0000000000000000 (POE)"),
+        {"mod-loaded-untainted"},
+    ),
+    "a rare module is loaded": (
+        lambda g: g.add(LOADED, "usb_storage 90112 0 - Live 0x0000000000000000"),
+        {"mod-usb-storage"},
+    ),
+    "signatures only by lockdown, which is off": (
+        lambda g: (g.replace(SIG_ENFORCE, "Y", "N"), g.replace(LOCKDOWN, "none [integrity]", "[none] integrity"))[0],
+        {"mod-signature-enforced", "ib-lockdown-active"},
+    ),
+    "a required module is missing": (
+        lambda g: g.answers.update(
+            {REQUIRED: "module overlay\nmodprobe: FATAL: Module overlay not found in directory /lib/6\nstatus 1\n"}
+        ),
+        {"mod-required-present"},
+    ),
+    "lockdown off": (edit(LOCKDOWN, "none [integrity]", "[none] integrity"), {"ib-lockdown-active"}),
+    "memory can be read": (
+        lambda g: g.tries.update({"read /dev/mem": (0, "1+0 records in")}),
+        {"ib-lockdown-behaviour"},
+    ),
+    "hibernation works": (edit(HIBERNATION, "[disabled]", "[platform] shutdown"), {"ib-lockdown-behaviour"}),
+    "tainted by an oops": (edit(TAINTED, "0", "128"), {"ib-kernel-untainted"}),
+    "spectre is open": (
+        edit(VULNERABILITIES, "spectre_v1:Mitigation", "spectre_v1:Vulnerable: Mitigation"),
+        {"kernel-software-mitigations"},
+    ),
+    "addresses of symbols": (
+        lambda g: g.add(STATE.SYMBOLS, "ffffffff81000000 T _text"),
+        {"kernel-symbols-hidden"},
+    ),
+    "debugfs is mounted": (
+        lambda g: g.add(MOUNTINFO, "57 50 0:8 / /sys/kernel/debug rw,nosuid shared:15 - debugfs debugfs rw"),
+        {"kernel-debugfs-closed"},
+    ),
+    "a second kernel": (lambda g: g.add(STATE.KERNELS, "6.1.0-1-cloud-amd64"), {"bh-kernel-is-newest"}),
+}
+
+
+def test_hardened_guest_passes_every_control() -> None:
+    assert SUITE.red(guest(), "immutable-host") == {}
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_defect_turns_exactly_its_controls_red(name: str) -> None:
+    seed, expected = DEFECTS[name]
+    broken = guest()
+    seed(broken)
+    red = SUITE.red(broken, "immutable-host")
+    assert red.keys() == expected, red
+    assert all(why.startswith("fail") for why in red.values()), red
+
+
+@pytest.mark.parametrize("row", KCONFIG_ROWS, ids=lambda row: row.id)
+def test_every_option_of_a_row_counts(row: Control) -> None:
+    """Flipping one option, and whatever could stand in for it, fails the row."""
+    assert row.probe is not None
+    first, *others = row.probe["kconfig"]
+    stand_ins = {name: want for other in others for name, want in other.items() if name not in first}
+    for name, want in first.items():
+        broken = guest()
+        for option, wanted in {**stand_ins, name: want}.items():
+            broken.add(KCONFIG, f"CONFIG_{option}=y" if wanted == "n" else f"# CONFIG_{option} is not set")
+        red = SUITE.red(broken, "immutable-host")
+        assert red[row.id].startswith("fail"), red
+        assert f"CONFIG_{name}" in red[row.id]
+        assert not {other.id for other in KCONFIG_ROWS} & red.keys() - {row.id}
+
+
+@pytest.mark.parametrize("row", SYSCTL_ROWS, ids=lambda row: row.id)
+def test_every_key_of_a_row_counts(row: Control) -> None:
+    assert row.probe is not None
+    keys = row.probe["sysctl"]
+    for key in [keys] if isinstance(keys, str) else keys:
+        path = key.replace(".", "/")
+        bad = "0" if row.probe.get("in", ["0"])[0] != "0" or "in" not in row.probe else "1"
+        broken = guest()
+        lines = [line for line in broken.answers[SYSCTLS].split("\n") if not line.startswith(f"{path}:")]
+        broken.answers[SYSCTLS] = "\n".join([f"{path}:{bad}", *lines])
+        assert SUITE.red(broken, "immutable-host").keys() == {row.id}
+
+
+@pytest.mark.parametrize("row", SYSCTL_ROWS, ids=lambda row: row.id)
+def test_missing_parameter_is_no_pass_unless_the_row_says_so(row: Control) -> None:
+    assert row.probe is not None
+    keys = row.probe["sysctl"]
+    first = (keys if isinstance(keys, str) else keys[0]).replace(".", "/")
+    broken = guest()
+    lines = [line for line in broken.answers[SYSCTLS].split("\n") if not line.startswith(f"{first}:")]
+    broken.answers[SYSCTLS] = "\n".join(lines)
+    expected = Outcome.PASS if row.probe.get("absent") == "ok" else Outcome.FAIL
+    assert SUITE.outcome(row.id, broken) == expected
+
+
+@pytest.mark.parametrize("row", MODULE_ROWS, ids=lambda row: row.id)
+def test_every_module_of_a_row_counts(row: Control) -> None:
+    assert row.probe is not None
+    question = modules_of(row.id)
+    for name in row.probe["modules"]:
+        broken = guest()
+        blocks = broken.answers[question].split("module ")
+        loadable = f"{name}\ninsmod /lib/modules/6.12/kernel/{name}.ko.xz \nstatus 0\n"
+        broken.answers[question] = "module ".join(loadable if b.startswith(f"{name}\n") else b for b in blocks)
+        assert SUITE.red(broken, "immutable-host").keys() == {row.id}
+
+
+def test_every_control_has_a_defect() -> None:
+    seeded = set().union(*(controls for _seed, controls in DEFECTS.values()))
+    rows = {row.id for row in (*KCONFIG_ROWS, *SYSCTL_ROWS, *MODULE_ROWS)}
+    assert seeded | rows == SUITE.controls.keys()
+
+
+@pytest.mark.parametrize(
+    ("control", "question"),
+    [
+        ("kcfg-rwx", KCONFIG),
+        ("kcmd-console", CMDLINE),
+        ("sysctl-aslr", SYSCTLS),
+        ("mod-rare-fs", LOADED),
+        ("ib-lockdown-active", LOCKDOWN),
+        ("ib-kernel-untainted", TAINTED),
+        ("kernel-software-mitigations", VULNERABILITIES),
+        ("kernel-debugfs-closed", MOUNTINFO),
+        ("bh-kernel-is-newest", STATE.KERNELS),
+        ("sysctl-persisted", SYSCTL_D),
+    ],
+)
+def test_empty_answer_is_an_error_and_never_a_pass(control: str, question: str) -> None:
+    broken = guest()
+    broken.answers[question] = "" if question != LOADED else "\x00"
+    assert SUITE.outcome(control, broken) == Outcome.ERROR
+
+
+def test_command_line_can_make_up_for_the_build() -> None:
+    made_up = guest()
+    made_up.replace(KCONFIG, "CONFIG_INIT_ON_ALLOC_DEFAULT_ON=y", "# CONFIG_INIT_ON_ALLOC_DEFAULT_ON is not set")
+    assert SUITE.outcome("kcfg-init-on-alloc", made_up) == Outcome.FAIL
+    made_up.replace(CMDLINE, "\n", " init_on_alloc=1\n")
+    assert SUITE.outcome("kcfg-init-on-alloc", made_up) == Outcome.PASS
