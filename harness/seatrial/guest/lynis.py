@@ -49,7 +49,7 @@ def run_lynis(shell: Shell, *, tree: LynisTree | None, deadline_s: float, say: S
     """Return the report of a whole ``lynis audit system`` run in the guest.
 
     :param tree: the lynis to bring along when the image has none, or in any case when the user chose it.
-    :param deadline_s: seconds for everything; a run without KVM takes three to five minutes.
+    :param deadline_s: seconds for everything; a run without KVM takes three minutes on an idle computer.
     :raises HostError: the image has no lynis, and there is none to bring along.
     :raises ObservationError: the guest has no place for it, or lynis failed, or its report cannot be had.
     :raises CommandTimeout: lynis did not end in time; it was killed.
@@ -200,7 +200,7 @@ def _audit(shell: Shell, start: list[str], where: str, folder: str, *, timeout_s
     except CommandTimeout as exc:
         raise CommandTimeout(
             f"lynis in the guest did not end within {timeout_s:.0f} s; it was killed",
-            hint="give it more time: without KVM a run takes three to five minutes",
+            hint="give it more time: without KVM a run takes three minutes on an idle computer",
         ) from exc
     if status in _FINE:
         return
