@@ -52,6 +52,16 @@ class Guest:
         self.answers[question] += f"{line}\n"
 
 
+def all_of(*seeds: Callable[[Guest], None]) -> Callable[[Guest], None]:
+    """Return one defect that is made of several."""
+
+    def seed(guest: Guest) -> None:
+        for one in seeds:
+            one(guest)
+
+    return seed
+
+
 class Host:
     """The part of testinfra's host that checks use."""
 

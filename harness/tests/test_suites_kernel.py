@@ -15,7 +15,7 @@ from seatrial.evidence.sysctl import SYSCTL_D, SYSCTLS, parse_sysctl_d, sysctls_
 from seatrial.policy.controls import Control
 from seatrial.policy.judge import Outcome
 from seatrial.suites import read_flavour
-from suite_bench import BOOT_ID, Guest, bench, recorded
+from suite_bench import BOOT_ID, Guest, all_of, bench, recorded
 
 SUITE = bench("kernel")
 STATE = SUITE.modules["test_state"]
@@ -98,7 +98,7 @@ DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
         {"mod-usb-storage"},
     ),
     "signatures only by lockdown, which is off": (
-        lambda g: (g.replace(SIG_ENFORCE, "Y", "N"), g.replace(LOCKDOWN, "none [integrity]", "[none] integrity"))[0],
+        all_of(edit(SIG_ENFORCE, "Y", "N"), edit(LOCKDOWN, "none [integrity]", "[none] integrity")),
         {"mod-signature-enforced", "ib-lockdown-active"},
     ),
     "a required module is missing": (

@@ -54,7 +54,7 @@ def _device(facts: Facts, check: Check) -> Verity:
 
 
 _NO_DEVICE = Verity(
-    name="none",
+    name="",
     sectors=0,
     read_only=False,
     targets=(),

@@ -1,0 +1,204 @@
+"""Every control of the boot suite passes after a good boot, and one defect each turns it red."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from seatrial.clock import utc_now
+from seatrial.evidence.journal import COREDUMPS, ERRORS, KERNEL
+from seatrial.evidence.systemd import JOBS, MANAGER, SERVICES, UNSETTLED
+from seatrial.policy.judge import Outcome
+from suite_bench import Guest, all_of, bench, recorded
+
+SUITE = bench("boot")
+HEALTH = SUITE.modules["test_health"]
+MESSAGES = SUITE.modules["test_messages"]
+SYSTEM = SUITE.modules["test_system"]
+WARNINGS = "journalctl -b -q --no-pager -n 3000 -o cat _PID=1 -p warning"
+RESULT = {"v1": {"datasource": "DataSourceNoCloud", "errors": []}}
+STATUS = {"v1": {"stage": None, "init": {"errors": [], "finished": 12.5, "start": 9.1}}}
+
+
+def guest() -> Guest:
+    return Guest(
+        {
+            MANAGER: recorded("boot/manager"),
+            JOBS: "",
+            SERVICES: recorded("boot/services"),
+            UNSETTLED: "",
+            HEALTH.FAILED: "",
+            HEALTH.TARGETS: recorded("boot/targets"),
+            ERRORS: "",
+            KERNEL: recorded("boot/kernel"),
+            COREDUMPS: "",
+            MESSAGES.DUMPED: "",
+            WARNINGS: "",
+            SYSTEM.CLOCKSOURCE: recorded("boot/clocksource"),
+            SYSTEM.ENTROPY: recorded("boot/entropy"),
+            SYSTEM.MACHINE_ID: recorded("boot/identity"),
+            SYSTEM.CLOUD_INIT: f"{json.dumps(RESULT, indent=1)}\n{json.dumps(STATUS)}\n",
+            "date +%s": f"{utc_now().timestamp():.0f}\n",
+        },
+        flavour="debian-general",
+    )
+
+
+def edit(question: str, old: str, new: str) -> Callable[[Guest], None]:
+    return lambda g: g.replace(question, old, new)
+
+
+def add(question: str, line: str) -> Callable[[Guest], None]:
+    return lambda g: g.add(question, line)
+
+
+def console(line: str) -> Callable[[Guest], None]:
+    return lambda g: g.boot.update(console=f"[    0.0] Linux version 6.12\n{line}\n")
+
+
+def times(*, initrd: int, userspace: int, finish: int) -> Callable[[Guest], None]:
+    """Set the time stamps of a boot, in seconds since the kernel started."""
+    stamps = {"InitRD": initrd, "Userspace": userspace, "Finish": finish}
+    text = "SystemState=running\nNFailedUnits=0\nFirmwareTimestampMonotonic=0\nLoaderTimestampMonotonic=0\n"
+    lines = "".join(f"{name}TimestampMonotonic={seconds}000000\n" for name, seconds in stamps.items())
+    return lambda g: g.answers.update({MANAGER: text + lines})
+
+
+def entry(said_by: str, message: object) -> str:
+    return json.dumps({"PRIORITY": "3", "SYSLOG_IDENTIFIER": said_by, "MESSAGE": message})
+
+
+# One defect: what is broken, and the controls that see it.
+DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
+    "degraded": (edit(MANAGER, "SystemState=running", "SystemState=degraded"), {"bh-running"}),
+    "a failed unit": (
+        all_of(
+            add(HEALTH.FAILED, "fail.service loaded failed failed A failure"),
+            edit(MANAGER, "NFailedUnits=0", "NFailedUnits=1"),
+        ),
+        {"bh-no-failed-units"},
+    ),
+    "a failed unit that is not listed": (edit(MANAGER, "NFailedUnits=0", "NFailedUnits=1"), {"bh-no-failed-units"}),
+    "the target is not reached": (edit(HEALTH.TARGETS, "target\nactive", "target\ninactive"), {"bh-default-target"}),
+    "the default is rescue": (edit(HEALTH.TARGETS, "graphical.target", "rescue.target"), {"bh-default-target"}),
+    "emergency mode": (
+        edit(HEALTH.TARGETS, "inactive\ninactive\ninactive\ninactive", "inactive\nactive\ninactive\nactive"),
+        {"bh-no-rescue"},
+    ),
+    "a waiting job": (add(JOBS, " 89 slow.service start running"), {"bh-no-stuck-jobs"}),
+    "a unit that never comes up": (
+        add(UNSETTLED, "wait.service loaded activating start Waits for ever"),
+        {"bh-no-stuck-jobs"},
+    ),
+    "a restart loop": (
+        edit(SERVICES, "NRestarts=0\nId=ssh.service", "NRestarts=5\nId=ssh.service"),
+        {"bh-no-restart-loops"},
+    ),
+    "about to restart": (
+        add(
+            SERVICES, "\nId=agent.service\nActiveState=activating\nSubState=auto-restart\nNRestarts=1\nResult=exit-code"
+        ),
+        {"bh-no-restart-loops"},
+    ),
+    "an error in the journal": (add(ERRORS, entry("agent", "cannot open /dev/agent")), {"bh-journal-errors"}),
+    "an error in bytes": (add(ERRORS, entry("agent", [255, 254, 10])), {"bh-journal-errors"}),
+    "an oops": (add(KERNEL, "Oops: Oops: 0000 [#1] PREEMPT SMP NOPTI"), {"bh-kernel-log-clean"}),
+    "a warning": (add(KERNEL, "WARNING: CPU: 1 PID: 1 at kernel/fork.c:1"), {"bh-kernel-log-clean"}),
+    "a stall": (add(KERNEL, "watchdog: BUG: soft lockup - CPU#0 stuck for 22s!"), {"bh-kernel-log-clean"}),
+    "a bad disk": (add(KERNEL, "I/O error, dev vda, sector 0 op 0x0:(READ)"), {"bh-kernel-log-clean"}),
+    "out of memory": (add(KERNEL, "Out of memory: Killed process 412 (agent) total-vm:1kB"), {"bh-no-oom"}),
+    "a segfault": (add(KERNEL, "agent[500]: segfault at 0 ip 00005 sp 00007 error 4 in agent"), {"bh-no-coredumps"}),
+    "a dump in the journal": (add(COREDUMPS, entry("systemd-coredump", "Process 5 dumped core.")), {"bh-no-coredumps"}),
+    "a dump on disk": (add(MESSAGES.DUMPED, "core.agent.0.zst"), {"bh-no-coredumps"}),
+    "an oops on the console": (console("[ 3.1] Oops: general protection fault"), {"bh-console-clean"}),
+    "a dependency failed": (
+        console("[DEPEND] Dependency failed for local-fs.target - Local File Systems."),
+        {"bh-no-dependency-failures"},
+    ),
+    "a unit failed on the console": (console("[FAILED] Failed to start agent.service."), {"bh-no-dependency-failures"}),
+    "an ordering cycle": (
+        add(WARNINGS, "a.service: Job b.service/start deleted to break ordering cycle"),
+        {"bh-no-dependency-failures"},
+    ),
+    "a slow clock": (edit(SYSTEM.CLOCKSOURCE, "tsc\ntsc", "acpi_pm\ntsc"), {"bh-clocksource"}),
+    "a wrong clock": (lambda g: g.answers.update({"date +%s": "1262304000\n"}), {"bh-clock-sane"}),
+    "no randomness": (edit(SYSTEM.ENTROPY, "256", "31"), {"bh-entropy-ready"}),
+    "no name": (edit(SYSTEM.MACHINE_ID, "\nseatrial", "\nlocalhost"), {"bh-identity"}),
+    "no valid machine id": (edit(SYSTEM.MACHINE_ID, "7e2a", "uninit"), {"bh-identity"}),
+    "provisioning failed": (edit(SYSTEM.CLOUD_INIT, '"errors": []\n', '"errors": ["no user"]\n'), {"bh-cloud-init-ok"}),
+    "a stage did not finish": (
+        edit(SYSTEM.CLOUD_INIT, '"finished": 12.5', '"finished": null'),
+        {"bh-cloud-init-ok"},
+    ),
+    "a slow initrd": (times(initrd=6, userspace=137, finish=149), {"bt-phases"}),
+    "slow as a whole": (times(initrd=59, userspace=170, finish=300), {"bt-total"}),
+    "a late login": (lambda g: g.boot.update(login_s=900.0), {"bt-ssh-ready"}),
+}
+
+
+def test_good_boot_passes_every_control() -> None:
+    assert SUITE.red(guest(), "general-purpose") == {}
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_defect_turns_exactly_its_controls_red(name: str) -> None:
+    seed, expected = DEFECTS[name]
+    broken = guest()
+    seed(broken)
+    red = SUITE.red(broken, "general-purpose")
+    assert red.keys() == expected, red
+    assert all(why.startswith("fail") for why in red.values()), red
+
+
+def test_every_control_has_a_defect() -> None:
+    assert set().union(*(controls for _seed, controls in DEFECTS.values())) == SUITE.controls.keys()
+
+
+@pytest.mark.parametrize("control", ["bt-total", "bt-phases", "bt-ssh-ready"])
+def test_time_without_a_budget_of_its_accelerator_is_not_checked(control: str) -> None:
+    strange = guest()
+    strange.boot["accelerator"] = "hvf"
+    assert SUITE.outcome(control, strange) == Outcome.NOT_CHECKED
+
+
+def test_time_of_emulation_is_not_judged_by_the_budget_of_hardware() -> None:
+    """The recorded boot breaks the KVM budget for userspace no matter that TCG's allows it."""
+    fast = guest()
+    fast.boot.update(accelerator="kvm", login_s=55.0)
+    assert SUITE.outcome("bt-ssh-ready", guest()) == Outcome.PASS
+    assert SUITE.outcome("bt-ssh-ready", fast) == Outcome.FAIL
+
+
+@pytest.mark.parametrize("control", ["bt-total", "bt-phases"])
+def test_unfinished_boot_has_no_time(control: str) -> None:
+    broken = guest()
+    broken.replace(MANAGER, "FinishTimestampMonotonic=29560320", "FinishTimestampMonotonic=0")
+    assert SUITE.outcome(control, broken) == Outcome.ERROR
+
+
+@pytest.mark.parametrize("control", ["bh-journal-errors", "bh-kernel-log-clean", "bh-no-oom", "bh-no-coredumps"])
+def test_empty_journal_is_no_clean_journal(control: str) -> None:
+    broken = guest()
+    broken.answers[KERNEL] = ""
+    assert SUITE.outcome(control, broken) == Outcome.ERROR
+
+
+def test_silent_console_is_no_clean_console() -> None:
+    broken = guest()
+    broken.boot["console"] = ""
+    assert SUITE.outcome("bh-console-clean", broken) == Outcome.ERROR
+
+
+def test_emulated_processor_without_a_fast_clock_is_not_to_blame() -> None:
+    slow = guest()
+    slow.answers[SYSTEM.CLOCKSOURCE] = "acpi_pm\nhpet acpi_pm \n"
+    assert SUITE.outcome("bh-clocksource", slow) == Outcome.NOT_APPLICABLE
+    slow.boot["accelerator"] = "kvm"
+    assert SUITE.outcome("bh-clocksource", slow) == Outcome.FAIL
+
+
+def test_background_work_is_not_stuck() -> None:
+    busy = guest()
+    busy.add(UNSETTLED, "man-db.service loaded activating start Daily man-db regeneration")
+    assert SUITE.outcome("bh-no-stuck-jobs", busy) == Outcome.PASS
