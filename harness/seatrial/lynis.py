@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from seatrial.errors import ConfigError, HostError
+from seatrial.evidence.lynis.report import MAX_BYTES
 from seatrial.evidence.lynis.tree import examine, serialise
 from seatrial.guest.lynis import run_lynis
 from seatrial.guest.lynis_tree import find_tree
@@ -52,7 +53,8 @@ def judge_file(report: Path, *, flavour: str | None, xml: Path | None, say: Call
     """
     policy = read_flavour(flavour).lynis if flavour else _base_policy()
     try:
-        data = report.read_bytes()
+        with report.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)  # one more than is allowed, so that what is too large is refused
     except OSError as exc:
         raise ConfigError(
             f"lynis report {str(report)!r} cannot be read: {exc.strerror}",

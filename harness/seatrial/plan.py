@@ -29,12 +29,16 @@ class Collected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """How a check ended: its exception, what it said of itself, what it observed, how long it took."""
+    """How a check ended: its exception, what it said of itself, what it observed, how long it took.
+
+    ``judged`` says that the exception only shows what the observations came to.
+    """
 
     error: BaseException | None
     said: tuple[str, str] | None
     observations: tuple[Observation, ...]
     seconds: float
+    judged: bool
     skipped: bool
     reason: str
 
@@ -152,23 +156,21 @@ def _own_test(node: str) -> Control:
 def _outcome(ended: Ended, *, is_listed: bool) -> tuple[Outcome, str, str, str]:
     outcome, expected, seen, because = judge(ended.observations)
     if ended.said is not None:
-        return Outcome(ended.said[0]), expected, seen, ended.said[1]
-    if ended.skipped:
-        return Outcome.NOT_CHECKED, expected, seen, f"the check was skipped: {ended.reason}"
-    if ended.error is None:
-        is_plain_pass = not ended.observations and not is_listed
-        return (Outcome.PASS, "", "", "the test passed") if is_plain_pass else (outcome, expected, seen, because)
-    if isinstance(ended.error, SeatrialError):
-        return Outcome.ERROR, expected, seen, f"could not tell: {ended.error.message}"
-    return _broken(ended, outcome, (expected, seen, because))
+        outcome, because = Outcome(ended.said[0]), ended.said[1]
+    elif ended.skipped:
+        outcome, because = Outcome.NOT_CHECKED, f"the check was skipped: {ended.reason}"
+    elif ended.error is not None and not ended.judged:
+        outcome, because = _broken(ended.error, ended.reason)
+    elif not ended.observations and not is_listed:
+        outcome, because = Outcome.PASS, "the test passed"
+    return outcome, expected, seen, because
 
 
-def _broken(ended: Ended, judged: Outcome, texts: tuple[str, str, str]) -> tuple[Outcome, str, str, str]:
-    expected, seen, because = texts
-    text = str(ended.error).splitlines()[0] if str(ended.error) else ended.reason
-    # pytest.fail raises "Failed"; so does the plugin, to show what the observations came to.
-    if type(ended.error).__name__ == "Failed":
-        return (judged, expected, seen, because) if judged is not Outcome.PASS else (Outcome.FAIL, expected, seen, text)
-    if isinstance(ended.error, AssertionError):
-        return Outcome.FAIL, expected, seen, text
-    return Outcome.ERROR, expected, seen, f"the check broke: {type(ended.error).__name__}: {text}"
+def _broken(error: BaseException, reason: str) -> tuple[Outcome, str]:
+    text = str(error).splitlines()[0] if str(error) else reason
+    if isinstance(error, SeatrialError):
+        return Outcome.ERROR, f"could not tell: {error.message}"
+    # pytest.fail raises "Failed", whose module is private to pytest.
+    if isinstance(error, AssertionError) or type(error).__name__ == "Failed":
+        return Outcome.FAIL, text
+    return Outcome.ERROR, f"the check broke: {type(error).__name__}: {text}"

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import types
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,12 @@ import pytest
 
 if TYPE_CHECKING:
     from seatrial.check import Check
+    from seatrial.errors import SeatrialError
     from seatrial.gate import Run
     from seatrial.guest.facts import Facts
     from seatrial.machine.boot import BootFacts
     from seatrial.plan import Collected, Plan
+    from seatrial.policy.controls import Control
     from seatrial.policy.flavours import Flavour
     from seatrial.progress import Progress
     from seatrial.session import Candidate, Session
@@ -24,7 +27,9 @@ if TYPE_CHECKING:
 
 _GATE = pytest.StashKey["Gate"]()
 _CHECK = pytest.StashKey["Check"]()
+_FAULTS = pytest.StashKey[list["SeatrialError"]]()
 _TABLES = pytest.StashKey["Suites"]()
+_JUDGED = pytest.StashKey[bool]()
 _SAID = pytest.StashKey[tuple[str, str]]()
 _REFUSAL = (
     "these suites judge a booted image and never this computer: {count} check(s) need --image, such as {first}\n"
@@ -46,25 +51,33 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "probe(kind): the check of every control whose probe is of this kind")
     asked = config.getoption("seatrial_image") or os.environ.get("SEATRIAL_IMAGE") or config.getini("seatrial_image")
     if asked and not (config.option.help or config.option.version):
-        # Registered last, so that its fixtures win over testinfra's in whatever order plugins were loaded.
+        # Registered last, so that the fixtures win over testinfra's in whatever order plugins were loaded.
         config.stash[_GATE] = Gate(config)
         config.pluginmanager.register(config.stash[_GATE], "seatrial-gate")
+        config.pluginmanager.register(_guest_fixtures(), "seatrial-guest")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give a probe function one row a control of its folder's table."""
     marker = metafunc.definition.get_closest_marker("probe")
     if marker is not None:
+        from seatrial.errors import ConfigError
         from seatrial.plan import probe_rows
 
-        with _user_errors():
+        rows: tuple[Control, ...] = ()
+        try:
             rows = probe_rows(_tables(metafunc.config), metafunc.definition.path, str(marker.args[0]))
+        except ConfigError as exc:
+            # Raised here it would be one collection error of many; it is the user's, and said once at the end.
+            metafunc.config.stash.setdefault(_FAULTS, []).append(exc)
         metafunc.parametrize("row", [pytest.param(row, id=row.id, marks=pytest.mark.control(row.id)) for row in rows])
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Refuse to run checks without a guest."""
+    """Refuse to run checks with faulty tables, or without a guest."""
+    if faults := config.stash.get(_FAULTS, []):
+        raise pytest.UsageError("\n".join(dict.fromkeys(str(fault) for fault in faults)))
     if config.pluginmanager.has_plugin("seatrial-gate") or config.option.collectonly:
         return
     ours = [item for item in items if item.get_closest_marker("control") or item.get_closest_marker("probe")]
@@ -109,8 +122,43 @@ def gate_image(image: str, folders: Sequence[str], options: Mapping[str, str], *
     return int(pytest.main([*arguments, *folders]))
 
 
+def _guest_fixtures() -> object:
+    """Return what checks ask for, as an object to register: at module level they would hide others' fixtures always."""
+
+    @pytest.fixture(scope="session")
+    def host(pytestconfig: pytest.Config) -> Any:
+        """The booted guest as a testinfra host; never this computer."""
+        return _guest_of(pytestconfig).host
+
+    @pytest.fixture(scope="session")
+    def facts(pytestconfig: pytest.Config) -> Facts:
+        """Read-only questions to the guest, each asked once."""
+        return _guest_of(pytestconfig).facts
+
+    @pytest.fixture(scope="session")
+    def flavour(pytestconfig: pytest.Config) -> Flavour:
+        """The policy that the image is judged by."""
+        return pytestconfig.stash[_GATE].candidate.flavour
+
+    @pytest.fixture(scope="session")
+    def boot(pytestconfig: pytest.Config) -> BootFacts:
+        """What is known of the boot from outside the guest."""
+        return _guest_of(pytestconfig).boot_facts
+
+    @pytest.fixture
+    def check(request: pytest.FixtureRequest) -> Check:
+        """Where a check says what it saw."""
+        from seatrial.check import Check
+
+        return request.node.stash.setdefault(_CHECK, Check())  # type: ignore[no-any-return]  # the node is untyped
+
+    holder = types.ModuleType("seatrial_guest_fixtures")
+    holder.__dict__.update(host=host, facts=facts, flavour=flavour, boot=boot, check=check)
+    return holder
+
+
 class Gate:
-    """The hooks and fixtures of a session that judges an image."""
+    """The hooks of a session that judges an image."""
 
     def __init__(self, config: pytest.Config) -> None:
         from seatrial.options import environment, resolve
@@ -123,42 +171,6 @@ class Gate:
         self.config = config
         self.plan: Plan | None = None
         self.run: Run | None = None
-
-    # What checks ask for. Static, because pytest deprecates wide-scoped fixtures that are methods.
-
-    @staticmethod
-    @pytest.fixture(scope="session")
-    def host(pytestconfig: pytest.Config) -> Any:
-        """The booted guest as a testinfra host; never this computer."""
-        return _guest_of(pytestconfig).host
-
-    @staticmethod
-    @pytest.fixture(scope="session")
-    def facts(pytestconfig: pytest.Config) -> Facts:
-        """Read-only questions to the guest, each asked once."""
-        return _guest_of(pytestconfig).facts
-
-    @staticmethod
-    @pytest.fixture(scope="session")
-    def flavour(pytestconfig: pytest.Config) -> Flavour:
-        """The policy that the image is judged by."""
-        return pytestconfig.stash[_GATE].candidate.flavour
-
-    @staticmethod
-    @pytest.fixture(scope="session")
-    def boot(pytestconfig: pytest.Config) -> BootFacts:
-        """What is known of the boot from outside the guest."""
-        return _guest_of(pytestconfig).boot_facts
-
-    @staticmethod
-    @pytest.fixture
-    def check(request: pytest.FixtureRequest) -> Check:
-        """Where a check says what it saw."""
-        from seatrial.check import Check
-
-        return request.node.stash.setdefault(_CHECK, Check())  # type: ignore[no-any-return]  # the node is untyped
-
-    # How a session goes.
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -258,6 +270,7 @@ class Gate:
             observations = item.stash[_CHECK].observations if _CHECK in item.stash else []
             outcome, _expected, _seen, because = judge(observations)
             if outcome is not Outcome.PASS:
+                item.stash[_JUDGED] = True
                 pytest.fail(because, pytrace=False)
 
     @pytest.hookimpl(wrapper=True)
@@ -275,6 +288,7 @@ class Gate:
                 said=item.stash.get(_SAID, None),
                 observations=tuple(check.observations) if check else (),
                 seconds=call.duration,
+                judged=item.stash.get(_JUDGED, False),
                 skipped=report.skipped,
                 reason=_first_line(report),
             )

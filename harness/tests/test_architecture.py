@@ -26,7 +26,12 @@ DOORS = {
     "pytest": {"plugin.py", "options.py"},
     "subprocess": {"process.py"},
 }
-ONE_PLACE = {"time.sleep": "clock.py", "time.monotonic": "clock.py", "time.time": "clock.py", "datetime.now": "clock.py"}
+ONE_PLACE = {
+    "time.sleep": "clock.py",
+    "time.monotonic": "clock.py",
+    "time.time": "clock.py",
+    "datetime.now": "clock.py",
+}
 
 
 def modules() -> list[Path]:
@@ -50,9 +55,7 @@ def imports(path: Path) -> Iterator[str]:
 def test_module_imports_only_downwards(path: Path) -> None:
     own = floor_of(path)
     upwards = [
-        name
-        for name in imports(path)
-        if name.startswith("seatrial.") and floor_of(PACKAGE / name.split(".")[1]) > own
+        name for name in imports(path) if name.startswith("seatrial.") and floor_of(PACKAGE / name.split(".")[1]) > own
     ]
     assert upwards == []
 

@@ -91,9 +91,10 @@ def test_an_unreadable_image_is_refused(tmp_path: Path) -> None:
 def test_any_content_gives_an_image_or_a_config_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = write(tmp_path_factory.mktemp("any") / "image", content)
     try:
-        assert open_image(path).format in {"raw", "qcow2"}
+        found = open_image(path).format
     except ConfigError as exc:
-        assert str(path) in str(exc)
+        found = str(exc)
+    assert found in {"raw", "qcow2"} or str(path) in found
 
 
 def test_the_digest_is_that_of_the_whole_file(tmp_path: Path) -> None:

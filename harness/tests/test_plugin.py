@@ -1,0 +1,325 @@
+"""The plugin inside pytest: refusals before anything boots, verdicts from checks, and never the local machine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import seatrial.gate
+from seatrial.errors import BootFatal, HostError, SessionLost
+from seatrial.guest.backend import new_host
+from seatrial.guest.facts import Facts
+from seatrial.session import Session
+
+TABLE = """
+[[control]]
+id = "first-control"
+title = "The first holds"
+severity = "high"
+rationale = "Because."
+remedy = "Mend it."
+refs = []
+applies-to = ["general-purpose", "immutable-host"]
+[[control]]
+id = "second-control"
+title = "The second holds"
+severity = "low"
+rationale = "Because."
+remedy = "Mend it."
+refs = []
+applies-to = ["general-purpose", "immutable-host"]
+probe = { invented = "x" }
+"""
+CHECKS = """
+import pytest
+
+@pytest.mark.control("first-control")
+def test_first(check, host):
+    check.equal(host.run("true").rc, 0, what="status")
+
+@pytest.mark.probe("invented")
+def test_second(row, check):
+    check.equal(row.probe["invented"], "x", what="probe")
+"""
+GPT = b"\0" * 510 + b"\x55\xaa" + b"EFI PART" + b"\0" * 5000
+
+
+def suite(pytester: pytest.Pytester, checks: str = CHECKS, table: str = TABLE) -> Path:
+    folder = pytester.path / "my-suite"
+    folder.mkdir(exist_ok=True)
+    (folder / "controls.toml").write_text(table)
+    (folder / "test_mine.py").write_text(checks)
+    return folder
+
+
+def image(pytester: pytest.Pytester) -> str:
+    path = pytester.path / "disk.raw"
+    path.write_bytes(GPT)
+    return f"--image={path}"
+
+
+def run(pytester: pytest.Pytester, *arguments: str | Path) -> pytest.RunResult:
+    return pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
+
+
+def test_without_an_image_the_suites_refuse_to_run(pytester: pytest.Pytester) -> None:
+    result = run(pytester, suite(pytester))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*judge a booted image and never this computer: 2 check(s) need --image*"])
+    result.stderr.fnmatch_lines(["*hint: pytest --image FILE --flavour NAME*"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--image=/nowhere/disk.raw"], "image '/nowhere/disk.raw' does not exist"),
+        (["--image=/"], "image '/' is a directory"),
+        (["GPT"], "no flavour was given for image * known flavours: *debian-general*debian-immutable*"),
+        (["GPT", "--flavour=debain"], "unknown flavour 'debain'"),
+        (["GPT", "--flavour=base"], "flavour 'base' is a base for others and no image's flavour"),
+        (["GPT", "--flavour=debian-general", "--accel=hvf"], "--accel is 'hvf'; expected one of auto, kvm, tcg"),
+        (["GPT", "--flavour=debian-general", "--machine=z80"], "unknown machine 'z80'"),
+        (["GPT", "--flavour=debian-general", "--boot-timeout=never"], "--boot-timeout is 'never'"),
+    ],
+)
+def test_bad_input_is_a_usage_error_before_anything_boots(
+    pytester: pytest.Pytester, arguments: list[str], text: str
+) -> None:
+    given = [image(pytester) if argument == "GPT" else argument for argument in arguments]
+    result = run(pytester, *given, suite(pytester))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    pytest.LineMatcher([result.stderr.str().replace("\n", " ")]).fnmatch_lines([f"*{text}*"])
+    assert not (pytester.path / "reports").exists()
+
+
+def test_without_qemu_the_run_cannot_judge(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    bin_folder = pytester.path / "bin"
+    bin_folder.mkdir()
+    monkeypatch.setenv("PATH", str(bin_folder))
+    monkeypatch.setattr("seatrial.process._path_with_sbin", lambda: str(bin_folder))
+    result = pytester.runpytest_inprocess(
+        "-p", "no:cacheprovider", image(pytester), "--flavour=debian-general", suite(pytester)
+    )
+    assert result.ret == 2
+    text = result.stderr.str() + result.stdout.str()
+    assert "program 'qemu-system-x86_64' is not installed; it is needed to boot images" in text
+    assert "'seatrial doctor' names every missing program" in text
+
+
+@pytest.mark.parametrize(
+    ("checks", "table", "text"),
+    [
+        (CHECKS.replace('"first-control"', '"thrid"'), TABLE, "checks control 'thrid', which is not in *controls.toml"),
+        (
+            CHECKS + '\n@pytest.mark.control("first-control")\ndef test_again(check): ...\n',
+            TABLE,
+            "control 'first-control' is checked twice: by *test_first and by *test_again",
+        ),
+        (
+            CHECKS,
+            TABLE.replace('severity = "low"', 'severity = "lowish"'),
+            "second-control: severity: Input should be*",
+        ),
+        (CHECKS, TABLE.replace("invented", "other"), "no row of *controls.toml has such a probe"),
+    ],
+)
+def test_a_faulty_suite_is_a_usage_error(pytester: pytest.Pytester, checks: str, table: str, text: str) -> None:
+    result = run(pytester, image(pytester), "--flavour=debian-general", suite(pytester, checks, table))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    pytest.LineMatcher([result.stderr.str().replace("\n", " ")]).fnmatch_lines([f"*{text}*"])
+
+
+def test_more_workers_than_one_are_refused(pytester: pytest.Pytester) -> None:
+    """The option is xdist's; a plugin with the same name stands in for it."""
+    pytester.makeconftest("def pytest_addoption(parser): parser.addoption('--workers', dest='numprocesses', type=int)")
+    result = run(pytester, "--workers=2", image(pytester), "--flavour=debian-general", suite(pytester))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*one session judges one guest*"])
+
+
+def test_a_folder_of_plain_tests_is_left_alone(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("def test_own(): assert True\n")
+    run(pytester).assert_outcomes(passed=1)
+
+
+def test_a_session_without_an_image_imports_nothing_heavy(pytester: pytest.Pytester) -> None:
+    code = (
+        "import sys, pytest; sys.argv = ['pytest', '--version']; pytest.main(['--version', '-p', 'seatrial.plugin']);"
+        "heavy = {'paramiko', 'pydantic', 'qemu', 'lxml', 'rich', 'jinja2', 'seatrial.gate'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_collect_only_boots_nothing(pytester: pytest.Pytester) -> None:
+    result = run(pytester, "--collect-only", "-q", image(pytester), "--flavour=debian-general", suite(pytester))
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*test_second?second-control?*"])
+    assert not list(pytester.path.glob("**/record.json"))
+
+
+class LocalShell:
+    """A guest without a virtual machine: answers from the local sh."""
+
+    def run(self, command: str, *, timeout_s: float | None = None) -> tuple[int, bytes, bytes]:
+        if command == "lose":
+            raise SessionLost("the SSH connection broke")
+        done = subprocess.run(["sh", "-c", command], capture_output=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+
+def fake_boot(error: Exception | None) -> Callable[..., contextlib.AbstractContextManager[Session]]:
+    @contextlib.contextmanager
+    def booted(*_args: object, **_rest: object) -> Iterator[Session]:
+        if error is not None:
+            raise error
+        shell: Any = LocalShell()
+        guest: Any = SimpleNamespace(shell=shell, banner_s=1.0, login_s=2.0, ready_s=3.0, state="running")
+        boot: Any = None
+        yield Session(host=new_host(shell, "fake"), facts=Facts(shell), guest=guest, boot=boot)
+
+    return booted
+
+
+class Judged:
+    """Judges a suite on the fake guest, in this process; gives pytest's result and the record."""
+
+    def __init__(self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.pytester = pytester
+        self.monkeypatch = monkeypatch
+
+    def __call__(
+        self, checks: str, *arguments: str, table: str = TABLE, error: Exception | None = None
+    ) -> tuple[pytest.RunResult, dict[str, Any]]:
+        self.monkeypatch.setattr(seatrial.gate, "booted", fake_boot(error))
+        folder = suite(self.pytester, checks, table)
+        out = self.pytester.path / "out"
+        fixed = ("-p", "no:cacheprovider", image(self.pytester), "--flavour=debian-general", "--accel=tcg")
+        result = self.pytester.runpytest_inprocess(*fixed, f"--out={out}", *arguments, folder)
+        (record,) = out.glob("*/record.json")
+        return result, json.loads(record.read_text())
+
+
+@pytest.fixture
+def judged(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Judged:
+    return Judged(pytester, monkeypatch)
+
+
+def outcomes(record: dict[str, Any]) -> dict[str, str]:
+    return {verdict["control"]: verdict["outcome"] for verdict in record["verdicts"]}
+
+
+def test_checks_that_hold_release_the_image(judged: Judged) -> None:
+    result, record = judged(CHECKS)
+    assert result.ret == 0
+    assert (record["decision"], record["complete"], record["problem"]) == ("release", True, None)
+    assert outcomes(record) == {"first-control": "pass", "second-control": "pass"}
+    assert record["image"]["sha256"] == record["image"]["sha256_after"]
+    result.stdout.fnmatch_lines(["decision: release*"])
+
+
+def check_body(body: str) -> str:
+    return CHECKS.replace('check.equal(host.run("true").rc, 0, what="status")', body)
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome", "because"),
+    [
+        ('check.equal(1, 2, what="n")', "fail", "expected n = 2, saw n = 1"),
+        ('check.equal(1, 1, what="n"); check.equal(3, 4, what="m")', "fail", "expected m = 4, saw m = 3"),
+        ("pass", "error", "the check ended without observing anything"),
+        ("assert 1 == 2", "fail", "assert 1 == 2"),
+        ('check.equal(1, 1, what="n"); assert 1 == 2', "fail", "assert 1 == 2"),
+        ("raise KeyError('gone')", "error", "the check broke: KeyError: 'gone'"),
+        ('check.cannot_tell("no such program")', "error", "could not tell: no such program"),
+        ('check.not_checked("needs KVM")', "not-checked", "needs KVM"),
+        ('pytest.skip("later")', "not-checked", "the check was skipped: Skipped: later"),
+        ('pytest.xfail("known")', "not-checked", "the check was skipped: *"),
+        ('pytest.fail("my words")', "fail", "my words"),
+    ],
+)
+def test_nothing_but_an_observation_that_holds_is_a_pass(judged: Judged, body: str, outcome: str, because: str) -> None:
+    result, record = judged(check_body(body))
+    verdict = next(v for v in record["verdicts"] if v["control"] == "first-control")
+    assert verdict["outcome"] == outcome
+    pytest.LineMatcher([verdict["because"]]).fnmatch_lines([f"*{because}*"])
+    assert (result.ret, record["decision"]) == (1, "reject")
+
+
+def test_not_applicable_does_not_reject(judged: Judged) -> None:
+    result, record = judged(check_body('check.not_applicable("no such thing here")'))
+    assert outcomes(record)["first-control"] == "not-applicable"
+    assert (result.ret, record["decision"]) == (0, "release")
+
+
+def test_a_deselected_control_is_not_checked_and_rejects(judged: Judged) -> None:
+    result, record = judged(CHECKS, "-k", "first")
+    assert outcomes(record) == {"first-control": "pass", "second-control": "not-checked"}
+    assert (result.ret, record["decision"]) == (1, "reject")
+
+
+def test_a_control_for_another_kind_of_image_is_not_applicable_and_not_run(judged: Judged) -> None:
+    table = TABLE.replace('applies-to = ["general-purpose", "immutable-host"]', 'applies-to = ["immutable-host"]', 1)
+    _result, record = judged(check_body("raise SystemError('ran')"), table=table)
+    assert outcomes(record) == {"first-control": "not-applicable", "second-control": "pass"}
+    assert record["decision"] == "release"
+
+
+def test_a_plain_test_beside_the_controls_counts(judged: Judged) -> None:
+    result, record = judged(CHECKS + "\ndef test_own(host):\n    assert host.run('false').rc == 0\n")
+    verdict = next(v for v in record["verdicts"] if v["suite"] == "other")
+    assert (verdict["outcome"], result.ret) == ("fail", 1)
+
+
+def test_an_image_that_does_not_come_up_is_rejected_with_everything_not_checked(judged: Judged) -> None:
+    result, record = judged(CHECKS, error=BootFatal("the kernel panicked", hint="look above"))
+    assert set(outcomes(record).values()) == {"not-checked"}
+    assert (result.ret, record["decision"], record["problem"]["kind"]) == (1, "reject", "BootFatal")
+    result.stdout.fnmatch_lines(["*the kernel panicked*", "*look above*", "decision: reject*"])
+
+
+def test_a_host_that_cannot_boot_cannot_judge(judged: Judged) -> None:
+    result, record = judged(CHECKS, error=HostError("no space"))
+    assert (result.ret, record["decision"]) == (2, "reject")
+
+
+def test_a_lost_guest_ends_the_run_and_leaves_the_rest_not_checked(judged: Judged) -> None:
+    result, record = judged(check_body('host.run("lose")'))
+    assert outcomes(record) == {"first-control": "error", "second-control": "not-checked"}
+    assert (result.ret, record["problem"]["kind"]) == (2, "SessionLost")
+
+
+def test_an_image_that_changes_during_the_run_is_rejected(judged: Judged, pytester: pytest.Pytester) -> None:
+    disk = str(pytester.path / "disk.raw")
+    body = f'check.equal(1, 1, what="n"); import pathlib; pathlib.Path({disk!r}).write_bytes(b"other")'
+    result, record = judged(check_body(body))
+    assert set(outcomes(record).values()) == {"pass"}
+    assert (result.ret, record["decision"]) == (2, "reject")
+    assert "the image changed during the run" in record["problem"]["message"]
+
+
+def test_the_record_says_reject_at_every_moment_before_the_end(judged: Judged) -> None:
+    body = (
+        "import json, pathlib; (r,) = pathlib.Path(request.config.rootpath).glob('out/*/record.json');"
+        " seen = json.loads(r.read_text()); check.equal((seen['decision'], seen['complete']), ('reject', False), what='r')"
+    )
+    checks = check_body(body).replace("def test_first(check, host)", "def test_first(check, host, request)")
+    result, record = judged(checks)
+    assert result.ret == 0, record["verdicts"]
+
+
+@pytest.mark.parametrize(
+    "order",
+    [(), ("-p", "testinfra"), ("-p", "seatrial", "-p", "testinfra"), ("-p", "testinfra", "-p", "seatrial")],
+)
+def test_host_is_the_guest_whatever_the_order_of_plugins(judged: Judged, order: tuple[str, ...]) -> None:
+    result, _record = judged(check_body('check.equal(host.backend.NAME, "seatrial", what="backend")'), *order)
+    assert result.ret == 0
