@@ -187,7 +187,9 @@ DEFECTS: list[tuple[str, str, Edit]] = [
     ("acct-no-baked-keys", "sshd-settings", sub("^trustedusercakeys none", "trustedusercakeys /etc/ssh/ca.pub")),
     ("acct-system-nologin", "passwd", sub("^daemon:(.*):/usr/sbin/nologin", r"daemon:\1:/bin/sh")),
     ("acct-interactive-allowlist", "passwd", add("vendor:x:1001:1000::/home/vendor:/bin/bash")),
-    ("acct-no-plus-entries", "account-files", add("/etc/passwd:+::::::")),
+    ("acct-no-plus-entries", "account-files", add("/etc/passwd:+::::::", "/etc/shadow:+::::::::")),
+    ("acct-no-plus-entries", "passwd", add("+::::::")),
+    ("acct-no-plus-entries", "group", add("+:::")),
     ("acct-groups-consistent", "group", sub("^shadow:x:42:$", "shadow:x:42:nobody")),
     ("acct-groups-consistent", "passwd", sub("^games:x:5:60", "games:x:5:61")),
     (

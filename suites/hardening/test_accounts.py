@@ -14,6 +14,7 @@ from seatrial.evidence.accounts import (
     Account,
     Group,
     Secret,
+    is_legacy,
     parse_groups,
     parse_login_defs,
     parse_passwd,
@@ -44,14 +45,10 @@ def file_lines(facts: Facts, path: str) -> tuple[str, ...]:
 
 
 def secrets_of(facts: Facts, check: Check) -> tuple[Secret, ...]:
-    secrets = parse_shadow("\n".join(line for line in file_lines(facts, "/etc/shadow") if not _is_legacy(line)))
+    secrets = parse_shadow("\n".join(file_lines(facts, "/etc/shadow")))
     if not secrets:
         check.cannot_tell("/etc/shadow is missing or empty: nothing says whether passwords are locked")
     return secrets
-
-
-def _is_legacy(line: str) -> bool:
-    return line.startswith(("+", "-"))
 
 
 def _more_than_once(values: Iterable[object]) -> list[object]:
@@ -90,8 +87,7 @@ def test_names_and_ids_are_unique(facts: Facts, check: Check) -> None:
 
 @pytest.mark.control("acct-shadowed")
 def test_passwords_are_shadowed(facts: Facts, check: Check) -> None:
-    lines = [line for line in file_lines(facts, "/etc/passwd") if not _is_legacy(line)]
-    accounts = parse_passwd("\n".join(lines))
+    accounts = parse_passwd("\n".join(file_lines(facts, "/etc/passwd")))
     if not accounts:
         check.cannot_tell("/etc/passwd is missing or empty")
     open_ones = [a.name for a in accounts if a.password not in _UNSHADOWED]
@@ -144,8 +140,11 @@ def test_interactive_accounts_are_expected(facts: Facts, check: Check, flavour: 
 
 @pytest.mark.control("acct-no-plus-entries")
 def test_no_legacy_entries(facts: Facts, check: Check) -> None:
-    files = lines_by_file(facts.text(ACCOUNT_FILES, allowed=(0, 2)))
-    found = [f"{path}: {line.partition(':')[0]}" for path, lines in files.items() for line in lines if _is_legacy(line)]
+    sources = dict(lines_by_file(facts.text(ACCOUNT_FILES, allowed=(0, 2))))
+    sources |= {"getent passwd": facts.text(PASSWD).split("\n"), "getent group": facts.text(GROUPS).split("\n")}
+    found = [
+        f"{name}: {line.partition(':')[0]}" for name, lines in sources.items() for line in lines if is_legacy(line)
+    ]
     check.nothing(found, expected="no line that begins with + or -")
 
 

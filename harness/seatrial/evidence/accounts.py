@@ -19,6 +19,7 @@ __all__ = [
     "Group",
     "LoginShell",
     "Secret",
+    "is_legacy",
     "parse_groups",
     "parse_login_defs",
     "parse_login_shell",
@@ -110,11 +111,15 @@ class LoginShell:
 def parse_passwd(text: str) -> tuple[Account, ...]:
     """Return the accounts of passwd lines; entries that repeat name and uid (two nss sources) count once.
 
+    NIS entries (``+::::::``), which getent repeats, name no account and are left to the control that forbids them.
+
     :raises ObservationError: a line is no passwd entry.
     """
     accounts: dict[tuple[str, int], Account] = {}
     for line in filter(None, text.split("\n")):
         fields = line.split(":")
+        if is_legacy(line) and not (len(fields) > 2 and _is_id(fields[2])):
+            continue
         if len(fields) != 7 or not fields[0] or not _is_id(fields[2]) or not _is_id(fields[3]):
             raise ObservationError(
                 f"the passwd database holds {line[:200]!r}, which is no 'name:x:uid:gid:gecos:home:shell'"
@@ -133,6 +138,8 @@ def parse_groups(text: str) -> tuple[Group, ...]:
     groups: dict[tuple[str, int], Group] = {}
     for line in filter(None, text.split("\n")):
         fields = line.split(":")
+        if is_legacy(line) and not (len(fields) > 2 and _is_id(fields[2])):
+            continue
         if len(fields) != 4 or not fields[0] or not _is_id(fields[2]):
             raise ObservationError(f"the group database holds {line[:200]!r}, which is no 'name:x:gid:members'")
         members = tuple(member for member in fields[3].split(",") if member)
@@ -149,6 +156,8 @@ def parse_shadow(text: str) -> tuple[Secret, ...]:
     secrets = []
     for line in filter(None, text.split("\n")):
         fields = line.split(":")
+        if is_legacy(line):
+            continue  # the usual NIS entry has no password at all; another control forbids it
         if len(fields) != 9 or not fields[0]:
             # The line may hold a hash: show no more than its name.
             raise ObservationError(
@@ -184,6 +193,11 @@ def parse_login_shell(text: str) -> LoginShell:
     if len(umask) != 1 or len(path) != 1:
         raise ObservationError(f"root's login shell did not say its umask and PATH; it said {text[-200:]!r}")
     return LoginShell(umask=int(umask[0], 8), path=tuple(path[0].split(":")))
+
+
+def is_legacy(line: str) -> bool:
+    """Return whether a line of an account file is a NIS entry: ``+``, ``+name``, ``-name``, ``+@netgroup``."""
+    return line.startswith(("+", "-"))
 
 
 def uid_min(settings: Mapping[str, str]) -> int:
