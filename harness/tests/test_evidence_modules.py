@@ -1,0 +1,78 @@
+"""Reading loaded modules, and what modprobe would do."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from seatrial.errors import ConfigError, ObservationError
+from seatrial.evidence.modules import dry_run_command, module_name, parse_dry_runs, parse_loaded
+from suite_bench import recorded
+
+MISSING = "modprobe: FATAL: Module x not found in directory /lib/modules/6.12"
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "meaning"),
+    [
+        ("install /bin/false \n", 0, "barred"),
+        ("install /usr/bin/true\n", 0, "barred"),
+        (f"{MISSING}\n", 1, "missing"),
+        ("insmod /lib/modules/6.12/kernel/net/sctp/sctp.ko.xz \n", 0, "loadable"),
+        ("install /sbin/load-it-anyway\n", 0, "loadable"),
+        ("", 0, "built-in"),
+        ("builtin ext4\n", 0, "built-in"),
+        ("insmod /lib/a.ko \ninstall /bin/false \n", 0, "barred"),
+    ],
+)
+def test_answer_of_modprobe_is_understood(said: str, status: int, meaning: str) -> None:
+    assert parse_dry_runs(f"module x\n{said}status {status}\n") == {"x": meaning}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "rubbish\n",
+        "module x\n",
+        "module x\nmodprobe: ERROR: could not open modules.dep\nstatus 1\n",
+        f"module x\n{MISSING}\nmodprobe: FATAL: something else\nstatus 1\n",
+        "module x\nstatus 1\n",
+    ],
+)
+def test_modprobe_that_cannot_tell_is_an_error(text: str) -> None:
+    with pytest.raises(ObservationError):
+        parse_dry_runs(text)
+
+
+def test_recorded_modules_are_read() -> None:
+    loaded = parse_loaded(recorded("kernel/modules"))
+    assert loaded["dm_verity"] == ""
+    assert len(loaded) > 20
+
+
+def test_taint_flags_are_kept() -> None:
+    assert parse_loaded("zfs 1 0 - Live 0x0000000000000000 (POE)\n") == {"zfs": "POE"}
+
+
+def test_line_that_is_no_module_is_an_error() -> None:
+    with pytest.raises(ObservationError, match="no loaded module"):
+        parse_loaded("Module Size Used by\n")
+
+
+@pytest.mark.parametrize("name", ["a b", "$(reboot)", "-r", ""])
+def test_name_of_no_module_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="no name of a kernel module"):
+        dry_run_command([name])
+
+
+def test_dash_and_underscore_name_one_module() -> None:
+    assert module_name("usb-storage") == "usb_storage"
+
+
+@given(st.text())
+def test_any_answer_is_read_or_refused(text: str) -> None:
+    for parse in (parse_dry_runs, parse_loaded):
+        with contextlib.suppress(ObservationError):
+            assert isinstance(parse(text), dict)
