@@ -140,11 +140,11 @@ def test_interactive_accounts_are_expected(facts: Facts, check: Check, flavour: 
 
 @pytest.mark.control("acct-no-plus-entries")
 def test_no_legacy_entries(facts: Facts, check: Check) -> None:
-    sources = dict(lines_by_file(facts.text(ACCOUNT_FILES, allowed=(0, 2))))
-    sources |= {"getent passwd": facts.text(PASSWD).split("\n"), "getent group": facts.text(GROUPS).split("\n")}
-    found = [
-        f"{name}: {line.partition(':')[0]}" for name, lines in sources.items() for line in lines if is_legacy(line)
-    ]
+    files = lines_by_file(facts.text(ACCOUNT_FILES, allowed=(0, 2)))
+    lines = [(path, line) for path, some in files.items() for line in some]
+    # getent knows more sources than the files of /etc.
+    lines += [("getent", line) for question in (PASSWD, GROUPS) for line in facts.text(question).split("\n")]
+    found = [f"{where}: {line.partition(':')[0]}" for where, line in lines if is_legacy(line)]
     check.nothing(found, expected="no line that begins with + or -")
 
 
