@@ -53,9 +53,10 @@ def taint_reasons(text: str) -> tuple[str, ...]:
 
     :raises ObservationError: that is no number.
     """
-    if not re.fullmatch(r"[0-9]{1,19}", text.strip()):
+    digits = text.strip()
+    if not re.fullmatch(r"[0-9]{1,19}", digits):
         raise ObservationError(f"/proc/sys/kernel/tainted holds {text[:200]!r}, expected a number")
-    bits = int(text)
+    bits = int(digits)
     names = [name for bit, name in enumerate(_TAINT) if bits >> bit & 1]
     rest = bits >> len(_TAINT) << len(_TAINT)
     return (*names, f"unknown bits {rest}") if rest else tuple(names)
