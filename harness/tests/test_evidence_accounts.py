@@ -101,6 +101,7 @@ def test_login_shell_is_whatever_lets_somebody_in(shell: str, lets_in: bool) -> 
         ("$y$j9T$salt$hash", False, "y"),
         ("$1$salt$hash", False, "1"),
         ("ab1234567890.", False, "des"),
+        ("*NP*", True, None),
         ("", False, None),
     ],
 )

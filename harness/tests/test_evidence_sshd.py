@@ -55,7 +55,7 @@ def test_local_port_and_host_are_given_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["Match RDomain blue", "Match User", "Match Address nonsense", "Include /opt/sshd.conf"]
+    "line", ["Match RDomain blue", "Match User", "Match Address nonsense", "Include /opt/sshd.conf", "Port 22"]
 )
 def test_what_could_hide_settings_is_refused(line: str) -> None:
     with pytest.raises(ObservationError):

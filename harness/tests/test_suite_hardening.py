@@ -93,7 +93,7 @@ def _settings(texts: Texts, address: str) -> str:
 
 
 def _states(texts: Texts, patterns: str) -> str:
-    return _picked(texts["states"], shlex.split(patterns), lambda line: line.split(" ", 3)[3])
+    return _picked(texts["states"], shlex.split(patterns), lambda line: line.split(" ", 3)[-1])
 
 
 def _lines(texts: Texts, paths: str) -> str:
@@ -328,3 +328,77 @@ def test_a_defect_turns_exactly_its_control_red(control: str, answer: str, edit:
     seen = outcomes(texts, flavour_named("debian-general"))
     assert {name for name, outcome in seen.items() if outcome is Outcome.FAIL} == {control} | ALSO.get(control, set())
     assert Outcome.ERROR not in seen.values()
+
+
+# Of these, nothing at all is a good answer.
+MAY_BE_EMPTY = {"autologin", "capabilities", "credentials", "legacy", "lines", "sshd-lines", "sudoers"}
+# Of these, a line more is no fault: they hold whatever is there (or the fake gives only the lines asked for).
+FREE_TEXT = {"autologin", "cmdline", "credentials", "legacy", "login-shell", "lsm", "pam", "sudoers", "lines", "states"}
+
+
+@pytest.mark.parametrize("answer", sorted(healthy().keys() - MAY_BE_EMPTY))
+def test_an_answer_that_says_nothing_passes_nothing_in_silence(answer: str) -> None:
+    seen = outcomes({**healthy(), answer: ""}, flavour_named("debian-general"))
+    assert set(seen.values()) & {Outcome.ERROR, Outcome.FAIL}
+
+
+@pytest.mark.parametrize("answer", sorted(healthy().keys() - FREE_TEXT))
+def test_a_line_that_cannot_be_read_is_an_error(answer: str) -> None:
+    seen = outcomes({**healthy(), answer: healthy()[answer] + "\x1b[2Jnonsense\n"}, flavour_named("debian-general"))
+    assert Outcome.ERROR in seen.values() or Outcome.FAIL in seen.values()
+
+
+def by_credentials() -> Texts:
+    """Return the answers of an immutable host: the run came in as root, by a credential."""
+    texts = healthy()
+    texts["passwd"] = sub("^seatrial:.*\n", "")(texts["passwd"])
+    texts["walk"] = sub("/home/seatrial/.ssh", "/root/.ssh")(sub("^89ed.*\n", "")(texts["walk"]))
+    texts["lines"] = sub("^/home/seatrial/", "/root/")(texts["lines"])
+    texts["sudoers"] = ""
+    return texts
+
+
+def test_a_healthy_immutable_host_passes_or_does_not_apply() -> None:
+    seen = outcomes(by_credentials(), flavour_named("debian-immutable"))
+    assert {name for name, outcome in seen.items() if outcome is Outcome.NOT_APPLICABLE} == {
+        "acct-sudo-auth",
+        "acct-sudo-hygiene",
+    }
+    assert set(seen.values()) == {Outcome.PASS, Outcome.NOT_APPLICABLE}
+
+
+@pytest.mark.parametrize("comment", ["builder@host", "seatrial-run more", ""])
+def test_another_key_than_the_runs_fails_though_root_has_one(comment: str) -> None:
+    texts = by_credentials()
+    texts["lines"] = f"/root/.ssh/authorized_keys:ssh-ed25519 AAAAC3Nz {comment}\n"
+    assert outcomes(texts, flavour_named("debian-immutable"))["acct-no-baked-keys"] is Outcome.FAIL
+
+
+def test_setting_hidden_in_a_match_block_is_found() -> None:
+    texts = healthy()
+    texts["sshd-lines"] += "Match Address 192.0.2.0/24\n"
+    texts["sshd-settings 192.0.2.1"] = sub("^permitrootlogin no", "permitrootlogin yes")(texts["sshd-settings"])
+    seen = outcomes(texts, flavour_named("debian-general"))
+    assert {name for name, outcome in seen.items() if outcome is not Outcome.PASS} == {"ssh-root-login"}
+
+
+@pytest.mark.parametrize("locked", ["!", "!!", "!*", "*", "*NP*"])
+def test_every_way_to_lock_an_account_is_fine(locked: str) -> None:
+    texts = healthy()
+    texts["account-files"] = sub("^/etc/shadow:root:[^:]+:.*", f"/etc/shadow:root:{locked}:1::::::")(
+        texts["account-files"]
+    )
+    assert set(outcomes(texts, flavour_named("debian-general")).values()) == {Outcome.PASS}
+
+
+def test_host_keys_of_an_earlier_boot_of_the_same_guest_are_its_own() -> None:
+    texts = healthy()
+    texts["first-boot"] = "1795480000\n1795476009\n"  # rebooted; the run's key came in the first boot
+    assert outcomes(texts, flavour_named("debian-general"))["ssh-hostkeys-per-instance"] is Outcome.PASS
+
+
+def test_empty_history_and_kernel_tables_without_ss_are_fine() -> None:
+    texts = healthy()
+    texts["states"] += "8180 root root /root/.bash_history\n"
+    texts["listeners"] = "/proc/net/tcp:   0: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 0 0\n"
+    assert set(outcomes(texts, flavour_named("debian-general")).values()) == {Outcome.PASS}

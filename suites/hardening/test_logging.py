@@ -21,7 +21,7 @@ _LOGIN_RECORDS = frozenset({"/var/log/wtmp", "/var/log/btmp", "/var/log/lastlog"
 
 
 def _logs(facts: Facts) -> tuple[FileState, ...]:
-    return parse_states(facts.text(_LOGS))
+    return tuple(dict.fromkeys(parse_states(facts.text(_LOGS))))
 
 
 @pytest.mark.control("log-journal-active")

@@ -37,6 +37,11 @@ def _sudoers(facts: Facts, check: Check) -> Sudoers:
     return parse_sudoers(files)
 
 
+def _command_line(facts: Facts, check: Check) -> list[str]:
+    words = facts.text(_CMDLINE).split()
+    return words or check.cannot_tell("/proc/cmdline is empty")
+
+
 @pytest.mark.control("acct-sudo-auth")
 def test_sudo_asks_for_a_password(facts: Facts, check: Check, flavour: Flavour) -> None:
     sudoers = _sudoers(facts, check)
@@ -110,7 +115,7 @@ def test_roots_path_is_clean(facts: Facts, check: Check) -> None:
 @pytest.mark.control("acct-no-autologin")
 def test_nobody_is_logged_in_by_itself(facts: Facts, check: Check) -> None:
     check.nothing(facts.lines(_AUTOLOGIN), expected="no autologin in getty units or display managers")
-    words = [word for word in facts.text(_CMDLINE).split() if _AUTOLOGIN_WORD.match(word)]
+    words = [word for word in _command_line(facts, check) if _AUTOLOGIN_WORD.match(word)]
     check.nothing(words, expected="no autologin on the command line")
     given = facts.lines(_CREDENTIALS)
     check.nothing(

@@ -33,6 +33,11 @@ _CMDLINE = "cat /proc/cmdline"
 _CORE = "cat /proc/sys/kernel/core_pattern; ulimit -H -c; systemctl show -p DefaultLimitCORE"
 
 
+def _command_line(facts: Facts, check: Check) -> list[str]:
+    words = facts.text(_CMDLINE).split()
+    return words or check.cannot_tell("/proc/cmdline is empty")
+
+
 @pytest.mark.probe("units")
 def test_units(row: Control, facts: Facts, check: Check) -> None:
     probe = row.probe or {}
@@ -60,7 +65,7 @@ def test_no_debug_shell(facts: Facts, check: Check) -> None:
     check.one_of(state, ["disabled", "masked", "not installed"], what="debug-shell.service")
     activity = parse_units(facts.text(UNITS)).get("debug-shell.service", "inactive")
     check.one_of(activity, ["inactive", "failed"], what="debug-shell.service")
-    words = [word for word in facts.text(_CMDLINE).split() if re.match(r"(rd\.)?systemd\.debug[_-]shell(=|$)", word)]
+    words = [word for word in _command_line(facts, check) if re.match(r"(rd\.)?systemd\.debug[_-]shell(=|$)", word)]
     check.nothing(
         (word for word in words if not re.search(r"=(0|no|off|false|n|f)$", word)),
         expected="no debug shell on the command line",

@@ -94,10 +94,10 @@ class Secret:
     def scheme(self) -> str | None:
         """Return the hash scheme (``y``, ``6``, ...; ``des`` for the ancient one), or None when no hash is stored."""
         hashed = self.field.lstrip("!*")
-        if not hashed:
-            return None
-        match = re.match(r"\$([^$]+)\$", hashed)
-        return match[1] if match else "des"
+        if match := re.match(r"\$([^$]+)\$", hashed):
+            return match[1]
+        # Anything else, such as the remark 'NP' or 'LK', is no hash at all.
+        return "des" if re.fullmatch(r"_?[./0-9A-Za-z]{13,19}", hashed) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -103,6 +103,8 @@ def callers(
         words = _words(line)
         if words[0].lower() == "include":
             _expect_known_includes(words[1:])
+        elif words[0].lower() != "match":
+            raise ObservationError(f"sshd's configuration was searched for Match and Include, and gave {line[:200]!r}")
         elif [word.lower() for word in words[1:]] != ["all"]:
             found.extend(_matching(words[1:], found[:2], accounts, groups))
     unique = tuple(dict.fromkeys(found))
