@@ -102,7 +102,7 @@ def _lines(texts: Texts, paths: str) -> str:
 
 SHAPES: tuple[tuple[str, Callable[[Texts, str], str]], ...] = (
     (r".*sshd -T -C \S*\baddr=([^,]+)", _settings),
-    (r"(find) ", lambda texts, _: texts["walk"]),
+    (r"(if find) / -maxdepth 0", lambda texts, _: texts["walk"]),
     (r"(getcap) ", lambda texts, _: texts["capabilities"]),
     (r"for f in (.*?); do if \[ -e", _states),
     (r"grep -asH '' (.*) /dev/null; true", _lines),

@@ -33,6 +33,12 @@ _NOT_WALKED: Final = re.compile(
 )
 # Where programs and libraries are, on systems with and without a merged /usr.
 _SYSTEM: Final = ("/usr", "/opt", "/bin", "/sbin", "/lib")
+# busybox' find knows no -nouser: there, a file of none of the known users is one without owner.
+_UNOWNED: Final = (
+    "if find / -maxdepth 0 -nouser >/dev/null 2>&1; then user=-nouser group=-nogroup; "
+    "else user=$(sed 's/^[^:]*:[^:]*:\\([0-9]*\\):.*/! -user \\1/' /etc/passwd); "
+    "group=$(sed 's/^[^:]*:[^:]*:\\([0-9]*\\):.*/! -group \\1/' /etc/group); fi"
+)
 _STATE: Final = re.compile(r"([0-9a-f]{1,8}) (\S+) (\S+) (\S.*)")
 _CAPABILITIES: Final = re.compile(
     r"(/.*?)(?: =)? ((?:cap_[a-z0-9_,]+|all|)[=+][eip]+(?: \S+[=+-][eip]+)*)(?: \[rootid=\d+\])?"
@@ -119,12 +125,19 @@ def audit_command(trees: Sequence[str]) -> str:
     wanted = (
         r"-type f \( -perm -0002 -o -perm -4000 -o -perm -2000 \)",
         "-type d -perm -0002",
-        "-nouser",
-        "-nogroup",
+        r"\( $user \)",
+        r"\( $group \)",
         "-type f -size +0 -path '*/authorized_keys*'",
         rf"\( {system} \) ! -type l \( -perm -0020 -o ! -user 0 \)",
     )
-    return _walk(trees, r" -o ".join(wanted), "stat -c '%f %U %G %n' {} +")
+    roots = " ".join(shlex.quote(tree) for tree in trees)
+    newline = shlex.quote("*\n*")
+    # Negated, not '-o': busybox runs '-exec ... +' at the outermost level only.
+    odd = rf"-path {newline} -exec stat -c '%f %U %G (a line break in the name of inode %i)' {{}} \;"
+    return (
+        rf"{_UNOWNED}; find {roots} -xdev \( {' -o '.join(wanted)} \) ! \( {odd} \)"
+        " -exec stat -c '%f %U %G %n' {} +"
+    )
 
 
 def capabilities_command(trees: Sequence[str]) -> str:
@@ -213,13 +226,3 @@ def lines_by_file(text: str, paths: Sequence[str] | None = None) -> Mapping[str,
             raise ObservationError(f"a line belongs to no file that was asked for: {line[:200]!r}")
         files[path] = (*files.get(path, ()), line[len(path) + 1 :])
     return files
-
-
-def _walk(trees: Sequence[str], wanted: str, action: str) -> str:
-    roots = " ".join(shlex.quote(tree) for tree in trees)
-    newline = shlex.quote("*\n*")
-    odd = "stat -c '%f %U %G (a line break in the name of inode %i)' {} +"
-    return (
-        rf"find {roots} -xdev \( {wanted} \) "
-        rf"\( -path {newline} -exec {odd} -o -exec {action} \)"
-    )
