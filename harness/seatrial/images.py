@@ -332,7 +332,8 @@ class _Mkosi:
                 if self.deadline.is_over:
                     message = f"image {build.label!r} was not built within {self.deadline.total_s:.0f} s"
                     raise HostError(message, evidence=build.log)
-                self.deadline.pause(_POLL_S)
+                mkosi.ends_within(min(_POLL_S, self.deadline.remaining_s))
+            _say_steps(log.readlines(), build.label, self.say)
         if mkosi.status:
             raise HostError(
                 f"mkosi could not build {build.label!r}: exit status {mkosi.status}, {_last_line(build.log)!r}",
