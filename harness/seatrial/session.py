@@ -173,7 +173,7 @@ def _ready(candidate: Candidate, launch: Launch, key: RunKey, progress: Progress
         watching = [True]
         boot.console.listen(lambda _chunk: progress.detail(boot.console.last_line) if watching else None)
         with ready_guest(
-            Address(boot.port), launch.provision.user, key, guard=boot.guard, patience=patience, say=progress.phase
+            Address(boot.port), launch.provision.user, key, guard=boot.guard, patience=patience, progress=progress
         ) as guest:
             watching.clear()
             progress.phase(f"ready {guest.ready_s:.1f} s after power-on: the system says {guest.state!r}")

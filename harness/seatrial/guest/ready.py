@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from seatrial.clock import Deadline
 from seatrial.errors import AuthRefused, BootTimeout, SessionLost
 from seatrial.guest.shell import Shell, root_shell
 from seatrial.guest.ssh import Address, Connection, Guard, RunKey, connect, read_banner
+from seatrial.progress import Progress
 
 __all__ = ["Guest", "Patience", "ready_guest"]
 
@@ -49,24 +51,26 @@ def ready_guest(
     *,
     guard: Guard,
     patience: Patience,
-    say: Callable[[str], None],
+    progress: Progress,
 ) -> Iterator[Guest]:
     """Wait until the guest is ready and give a root shell in it.
 
     :param guard: called now and then; raises when waiting has become pointless.
-    :param say: called with the name of the phase that begins.
     :raises BootTimeout: no banner or no login in time.
     """
     deadline = Deadline(patience.boot_s)
-    say("waiting for the SSH server")
+    progress.phase("waiting for the SSH server")
     banner = _wait_for_banner(address, deadline, guard)
     banner_s = deadline.elapsed_s
-    say("logging in")
+    progress.phase(f"logging in as {user!r}")
     with contextlib.ExitStack() as stack:
-        connection = _log_in(stack, address, user, key, deadline, guard)
+        # Provisioning (cloud-init writes our key) may end after sshd has greeted, but not for ever.
+        login = deadline.within(patience.settle_s)
+        log_in = functools.partial(connect, address, user, key, deadline=login)
+        connection = stack.enter_context(_logged_in(log_in, deadline=login, guard=guard, progress=progress))
         login_s = deadline.elapsed_s
         shell = stack.enter_context(root_shell(connection, guard=guard, timeout_s=patience.command_s))
-        say("waiting for the system to settle")
+        progress.phase("waiting for the system to settle")
         state = _wait_until_settled(shell, Deadline(patience.settle_s))
         yield Guest(
             connection=connection,
@@ -94,23 +98,26 @@ def _wait_for_banner(address: Address, deadline: Deadline, guard: Guard) -> str:
         deadline.pause(_LOOK_S)
 
 
-def _log_in(
-    stack: contextlib.ExitStack, address: Address, user: str, key: RunKey, deadline: Deadline, guard: Guard
-) -> Connection:
-    # sshd may greet before provisioning has written our key, so a refusal is final only when the time is up.
-    refused: AuthRefused | SessionLost
-    while True:
-        guard()
-        try:
-            return stack.enter_context(connect(address, user, key, deadline=deadline))
-        except (AuthRefused, SessionLost) as exc:
-            refused = exc
-        if deadline.is_over:
-            raise BootTimeout(
-                f"no login as {user!r} within {deadline.total_s:.0f} s of power-on; the last try: {refused.message}",
-                hint="is the flavour's access route (credentials or cloud-init) one that this image supports?",
-            ) from refused
-        deadline.pause(_LOOK_S)
+Login = Callable[[], contextlib.AbstractContextManager[Connection]]
+
+
+@contextlib.contextmanager
+def _logged_in(log_in: Login, *, deadline: Deadline, guard: Guard, progress: Progress) -> Iterator[Connection]:
+    with contextlib.ExitStack() as stack:
+        connection: Connection | None = None
+        while connection is None:
+            guard()
+            try:
+                connection = stack.enter_context(log_in())
+            except (AuthRefused, SessionLost) as exc:
+                progress.detail(exc.message)
+                if deadline.is_over:
+                    raise BootTimeout(
+                        f"no login within {deadline.total_s:.0f} s of the SSH banner; the last try: {exc.message}",
+                        hint="is the flavour's access route (credentials or cloud-init) one that this image supports?",
+                    ) from exc
+                deadline.pause(_LOOK_S)
+        yield connection
 
 
 def _wait_until_settled(shell: Shell, deadline: Deadline) -> str:
