@@ -232,6 +232,7 @@ class Gate:
         from seatrial.errors import SeatrialError
 
         assert self.run is not None
+        self.config.get_terminal_writer().line()
         with self._shown() as progress:
             self.run.progress = progress
             if self.candidate.settings.lynis and self.run.record.problem is None:
@@ -247,8 +248,6 @@ class Gate:
 
         capture = self.config.pluginmanager.getplugin("capturemanager")
         visible = capture.global_and_fixture_disabled() if capture else contextlib.nullcontext()
-        if reporter := self.config.pluginmanager.getplugin("terminalreporter"):
-            reporter.ensure_newline()
         with visible, progress_for(sys.stderr, plain=self.config.option.verbose < 0) as progress:
             yield progress
 

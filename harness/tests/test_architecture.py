@@ -16,7 +16,7 @@ FLOORS = (
     {"policy", "evidence"},
     {"guest", "machine"},
     {"options", "check", "suites", "plan", "session", "gate", "report", "doctor", "images", "lynis", "interactive"},
-    {"plugin", "cli"},
+    {"plugin", "cli", "__main__"},
 )
 DOORS = {
     "paramiko": {"guest/ssh.py"},

@@ -61,4 +61,5 @@ class Facts:
 
     def lines(self, command: str, *, allowed: Collection[int] = (0,)) -> list[str]:
         """Return the non-empty lines of :meth:`text`."""
-        return [line for line in self.text(command, allowed=allowed).splitlines() if line.strip()]
+        # Only line feeds part lines: splitlines() would let a hostile file name with other separators forge some.
+        return [line for line in self.text(command, allowed=allowed).split("\n") if line.strip()]

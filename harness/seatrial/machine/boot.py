@@ -201,8 +201,10 @@ def _quit(boot: Boot) -> None:
 
 
 def _last_words(log: Path) -> str:
+    """Return what QEMU complained of first: what follows is mostly its consequence."""
     try:
         lines = log.read_text(encoding="utf-8", errors="backslashreplace").strip().splitlines()
     except OSError:
         return ""
-    return " / ".join(line.strip() for line in lines[-3:])
+    complaint = next((line for line in lines if "error" in line or "failed" in line.lower()), "".join(lines[-1:]))
+    return complaint.strip()
