@@ -14,6 +14,7 @@ from seatrial import __version__
 from seatrial.clock import utc_now
 from seatrial.errors import BootError, ConfigError, SeatrialError, SessionError
 from seatrial.evidence.console import plain
+from seatrial.evidence.systemd import MANAGER, boot_phases, parse_show
 from seatrial.layout import out_dir
 from seatrial.lynis import judge_guest, lynis_suite
 from seatrial.machine.arguments import differences
@@ -193,6 +194,11 @@ class Run:
         with contextlib.suppress(SessionError):
             _status, out, _err = session.guest.shell.run(_JOURNAL)
             (self.folder / "journal.txt").write_bytes(out)
+        with contextlib.suppress(SeatrialError):  # a guest without systemd, or one that is not done, has no phases
+            measured = boot_phases(parse_show(session.facts.text(MANAGER))).measured()
+            phases = {name.removesuffix("_s"): seconds for name, seconds in measured.items()}
+            if self.record.boot is not None:
+                self.record = replace(self.record, boot=replace(self.record.boot, phases=phases))
         answers = [
             {"command": a.command, "status": a.status, "stdout": a.stdout, "stderr": a.stderr}
             for a in session.facts.answers.values()
