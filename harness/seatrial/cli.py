@@ -109,7 +109,11 @@ def gate(image: Path | None, suites: tuple[str, ...], quiet: bool, **given: str 
     from seatrial.plugin import gate_image
 
     chosen = _with_demo(image, given)
-    options = {o.flag: text for o in OPTIONS if o.name != "image" and (text := given.get(f"seatrial_{o.name}"))}
+    options = [
+        o.flag if isinstance(o.default, bool) else f"{o.flag}={text}"
+        for o in OPTIONS
+        if o.name != "image" and (text := given.get(f"seatrial_{o.name}"))
+    ]
     sys.exit(gate_image(str(chosen), [str(folder) for folder in suite_folders(suites)], options, quiet=quiet))
 
 

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import types
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -105,7 +105,7 @@ def _user_errors() -> Iterator[None]:
         pytest.exit(f"cannot judge: {exc}", returncode=exc.exit_status)
 
 
-def gate_image(image: str, folders: Sequence[str], options: Mapping[str, str], *, quiet: bool) -> int:
+def gate_image(image: str, folders: Sequence[str], options: Sequence[str], *, quiet: bool) -> int:
     """Judge ``image`` by the suites in ``folders`` in this process and return the exit status of the gate."""
     # No configuration file and no cache: the verdict must not depend on the folder that the command is started in.
     arguments = [
@@ -117,9 +117,15 @@ def gate_image(image: str, folders: Sequence[str], options: Mapping[str, str], *
         "no:cacheprovider",
         "--strict-markers",
     ]
-    arguments += ["--import-mode=importlib", "--tb=no", "-rN", *(["-q"] if quiet else []), f"--image={image}"]
-    arguments += [f"{flag}={value}" for flag, value in options.items()]
-    return int(pytest.main([*arguments, *folders]))
+    arguments += [
+        "--import-mode=importlib",
+        "--tb=no",
+        "-rN",
+        "--no-header",
+        *(["-q"] if quiet else []),
+        f"--image={image}",
+    ]
+    return int(pytest.main([*arguments, *options, *folders]))
 
 
 def _guest_fixtures() -> object:

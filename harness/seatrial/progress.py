@@ -67,25 +67,37 @@ class _Plain:
         return f"{monotonic_s() - self._start:5.1f} s"
 
 
-class _Terminal(_Plain):
-    def __init__(self, stream: TextIO) -> None:
-        from rich.console import Console  # noqa: PLC0415 -- only where somebody watches
+class _Terminal:
+    """One moving line: a spinner, the time since the start, the phase and the newest detail."""
 
-        self._console = Console(file=stream, highlight=False)
-        super().__init__(lambda line: self._console.print(line, markup=False))
-        self.status = self._console.status("")
+    def __init__(self, stream: TextIO) -> None:
+        # Only where somebody watches: rich is no small import.
+        from rich.console import Console  # noqa: PLC0415
+        from rich.progress import Progress as Bar  # noqa: PLC0415
+        from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+        from rich.table import Column  # noqa: PLC0415
+
+        text = TextColumn(
+            "{task.description}  {task.fields[detail]}",
+            markup=False,
+            table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+        )
+        console = Console(file=stream, highlight=False, soft_wrap=True)
+        self.bar = Bar(
+            SpinnerColumn(), TimeElapsedColumn(), text, console=console, transient=True, refresh_per_second=4
+        )
+        self._task = self.bar.add_task("", total=None, detail="")
+        self._lines = _Plain(lambda line: self.bar.console.print(line, markup=False))
 
     def phase(self, name: str) -> None:
-        super().phase(name)
-        self._show("")
+        self._lines.phase(name)
+        self.bar.update(self._task, description=name, detail="")
+
+    def note(self, text: str) -> None:
+        self._lines.note(text)
 
     def detail(self, text: str) -> None:
-        self._show(text)
-
-    def _show(self, text: str) -> None:
-        from rich.text import Text  # noqa: PLC0415 -- only where somebody watches
-
-        self.status.update(Text(f"{self._elapsed()}  {self._name}  {_printable(text)}"))
+        self.bar.update(self._task, detail=_printable(text))
 
 
 def _printable(text: str) -> str:
@@ -103,7 +115,7 @@ def plain_progress(write: Callable[[str], None]) -> Iterator[Progress]:
 def terminal_progress(stream: TextIO) -> Iterator[Progress]:
     """Give a progress with a spinner, the elapsed time and the newest detail."""
     shown = _Terminal(stream)
-    with shown.status:
+    with shown.bar:
         yield shown
 
 

@@ -126,12 +126,13 @@ def test_a_person_gets_a_root_shell_in_the_candidate() -> None:
     ours, theirs = pty.openpty()
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as person:
         os.close(theirs)
-        shown = _until(ours, b"a root shell in the candidate", Deadline(400))
+        shown = _until(ours, b":~# ", Deadline(400))
         os.write(ours, b"echo I-am-$(id -un)-on-$(. /usr/lib/os-release; echo $VARIANT_ID)\n")
         shown += _until(ours, b"I-am-root-on-seatrial-immutable", Deadline(60))
         os.write(ours, b"exit 7\n")
         shown += _until(ours, b"\0never\0", Deadline(60))
     os.close(ours)
+    assert b"a root shell in the candidate" in shown
     assert b"I-am-root-on-seatrial-immutable" in shown
     assert person.returncode == 7
     assert qemus() == running

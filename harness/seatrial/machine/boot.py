@@ -22,6 +22,7 @@ from seatrial.process import Child, require_program, run, running
 
 __all__ = ["Boot", "BootFacts", "Launch", "powered_on", "qemu_version", "usable_firmware"]
 
+_PROGRAM = "qemu-system-x86_64"
 _GREETING_S = 30.0
 _QUIT_S = 10.0
 
@@ -188,7 +189,8 @@ def _monitor(sock: socket.socket, process: Child, launch: Launch, log: Path) -> 
         except HostError as exc:
             process.ends_within(_QUIT_S)
             text = f"QEMU did not start: {_last_words(log) or exc.message}"
-            family = AcceleratorError if launch.choice.accelerator == "kvm" and "kvm" in text.lower() else HostError
+            # Whatever else is wrong shows itself again without KVM, where it is the host's.
+            family = AcceleratorError if launch.choice.accelerator == "kvm" else HostError
             raise family(text, evidence=log) from exc
         yield monitor
 
@@ -207,4 +209,4 @@ def _last_words(log: Path) -> str:
     except OSError:
         return ""
     complaint = next((line for line in lines if "error" in line or "failed" in line.lower()), "".join(lines[-1:]))
-    return complaint.strip()
+    return complaint.strip().removeprefix(f"{_PROGRAM}: ").removeprefix("error: ")
