@@ -100,3 +100,9 @@ def test_function_is_at_most_50_lines() -> None:
         if isinstance(node, ast.FunctionDef) and (length := (node.end_lineno or 0) - node.lineno + 1) > 50
     }
     assert long == {}
+
+
+@pytest.mark.parametrize("folder", ["qemu", "suites", "fixtures", "reports"])
+def test_data_folders_hold_no_links(folder: str) -> None:
+    """A link cannot be carried by a wheel, and one that points nowhere breaks the build of every install."""
+    assert [path for path in (ROOT / folder).rglob("*") if path.is_symlink() and "out" not in path.parts] == []
