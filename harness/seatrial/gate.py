@@ -8,7 +8,6 @@ import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from seatrial import __version__
 from seatrial.clock import utc_now
@@ -20,7 +19,7 @@ from seatrial.lynis import judge_guest, lynis_suite
 from seatrial.machine.arguments import differences
 from seatrial.machine.boot import Launch
 from seatrial.machine.disk import sha256
-from seatrial.policy.controls import Control
+from seatrial.policy.controls import Control, verdict_on
 from seatrial.policy.judge import Decision, Outcome, Verdict
 from seatrial.progress import Progress
 from seatrial.report.record import (
@@ -101,27 +100,8 @@ class Run:
             reason = (
                 f"flavour {self.candidate.flavour.name!r} is of kind {kind!r}; the control is for {_listed(control)}"
             )
-            return self.verdict_of(suite, control, Outcome.NOT_APPLICABLE, because=reason)
-        return self.verdict_of(suite, control, Outcome.NOT_CHECKED, because="the run ended before it was checked")
-
-    @staticmethod
-    def verdict_of(suite: Suite, control: Control, outcome: Outcome, **rest: Any) -> Verdict:
-        """Return a verdict on ``control`` with the texts of its row."""
-        return Verdict(
-            control=control.id,
-            suite=suite.name,
-            title=control.title,
-            severity=control.severity,
-            outcome=outcome,
-            rationale=control.rationale,
-            remedy=control.remedy,
-            refs=control.refs,
-            **rest,
-        )
-
-    def is_selected(self, control: str) -> bool:
-        """Return whether ``control`` is to be checked on this flavour."""
-        return self._verdicts[control].outcome is not Outcome.NOT_APPLICABLE
+            return verdict_on(control, suite.name, Outcome.NOT_APPLICABLE, because=reason)
+        return verdict_on(control, suite.name, Outcome.NOT_CHECKED, because="the run ended before it was checked")
 
     def note_unchecked(self, reasons: Mapping[str, str]) -> None:
         """Keep why controls will not be checked (deselected, without a check); they reject all the same."""

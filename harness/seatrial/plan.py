@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seatrial.errors import ConfigError, SeatrialError
-from seatrial.policy.controls import Control
+from seatrial.policy.controls import Control, verdict_on
 from seatrial.policy.flavours import Flavour
 from seatrial.policy.judge import Observation, Outcome, Severity, Verdict, judge
 from seatrial.suites import Suite, Suites
@@ -16,6 +16,7 @@ from seatrial.suites import Suite, Suites
 __all__ = ["Collected", "Ended", "Plan", "make_plan", "probe_rows"]
 
 OTHER = "other"
+_LONGEST = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +62,8 @@ class Plan:
         wanted = self.control_of[node]
         suite, control = next((s, c) for s in self.suites for c in s.controls if c.id == wanted)
         outcome, expected, seen, because = _outcome(ended, is_listed=suite.name != OTHER)
-        return Verdict(
-            control=control.id,
-            suite=suite.name,
-            title=control.title,
-            severity=control.severity,
-            outcome=outcome,
-            expected=expected,
-            seen=seen,
-            because=because,
-            rationale=control.rationale,
-            remedy=control.remedy,
-            refs=control.refs,
-            seconds=round(ended.seconds, 3),
+        return verdict_on(
+            control, suite.name, outcome, because=because, expected=expected, seen=seen, seconds=round(ended.seconds, 3)
         )
 
 
@@ -167,7 +157,7 @@ def _outcome(ended: Ended, *, is_listed: bool) -> tuple[Outcome, str, str, str]:
 
 
 def _broken(error: BaseException, reason: str) -> tuple[Outcome, str]:
-    text = str(error).splitlines()[0] if str(error) else reason
+    text = (str(error).splitlines()[0] if str(error) else reason)[:_LONGEST]
     if isinstance(error, SeatrialError):
         return Outcome.ERROR, f"could not tell: {error.message}"
     # pytest.fail raises "Failed", whose module is private to pytest.

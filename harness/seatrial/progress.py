@@ -84,7 +84,13 @@ class _Terminal:
         )
         console = Console(file=stream, highlight=False, soft_wrap=True)
         self.bar = Bar(
-            SpinnerColumn(), TimeElapsedColumn(), text, console=console, transient=True, expand=True, refresh_per_second=4
+            SpinnerColumn(),
+            TimeElapsedColumn(),
+            text,
+            console=console,
+            transient=True,
+            expand=True,
+            refresh_per_second=4,
         )
         self._task = self.bar.add_task("", total=None, detail="")
         self._lines = _Plain(lambda line: self.bar.console.print(line, markup=False))

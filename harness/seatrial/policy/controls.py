@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from seatrial.errors import ConfigError
-from seatrial.policy.judge import Severity
+from seatrial.policy.judge import Outcome, Severity, Verdict
 
-__all__ = ["Control", "HostKind", "parse_controls"]
+__all__ = ["Control", "HostKind", "parse_controls", "verdict_on"]
 
 HostKind = Literal["general-purpose", "immutable-host"]
 _ID = r"^[a-z0-9]+(-[a-z0-9]+)*$"
@@ -41,6 +41,22 @@ class Control(BaseModel):
     def probe_kind(self) -> str | None:
         """Return the first key of the probe, or None for a control that a function of its own checks."""
         return next(iter(self.probe), None) if self.probe else None
+
+
+def verdict_on(control: Control, suite: str, outcome: Outcome, *, because: str, **seen: Any) -> Verdict:
+    """Return a verdict on ``control`` with the texts of its row; ``seen`` holds further fields of the verdict."""
+    return Verdict(
+        control=control.id,
+        suite=suite,
+        title=control.title,
+        severity=control.severity,
+        outcome=outcome,
+        because=because,
+        rationale=control.rationale,
+        remedy=control.remedy,
+        refs=control.refs,
+        **seen,
+    )
 
 
 class _Table(BaseModel):

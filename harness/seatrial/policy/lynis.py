@@ -11,7 +11,7 @@ from typing import Final
 
 from seatrial.evidence.lynis.records import Detail, Finding, FindingKind, LynisRun
 from seatrial.evidence.lynis.text import shorten
-from seatrial.policy.controls import Control
+from seatrial.policy.controls import Control, verdict_on
 from seatrial.policy.flavours import LynisPolicy
 from seatrial.policy.judge import Outcome, Verdict
 
@@ -107,19 +107,15 @@ def _doubted(verdict: Verdict) -> Verdict:
 def _verdict(
     control: Control, outcome: Outcome, *, because: str, expected: str = "", seen: str = "", title: str = ""
 ) -> Verdict:
-    return Verdict(
-        control=control.id,
-        suite=SUITE,
-        title=title or control.title,
-        severity=control.severity,
-        outcome=outcome,
+    verdict = verdict_on(
+        control,
+        SUITE,
+        outcome,
+        because=shorten(because, _LONGEST),
         expected=shorten(expected, _LONGEST),
         seen=shorten(seen, _LONGEST),
-        because=shorten(because, _LONGEST),
-        rationale=control.rationale,
-        remedy=control.remedy,
-        refs=control.refs,
     )
+    return replace(verdict, title=title) if title else verdict
 
 
 def _listed(names: Iterable[str]) -> str:
