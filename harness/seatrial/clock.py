@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -31,11 +30,6 @@ class Deadline:
 
     total_s: float
     started_s: float = field(default_factory=monotonic_s)
-
-    @classmethod
-    def never(cls) -> Deadline:
-        """Return a deadline that does not expire, for a person at a terminal."""
-        return cls(math.inf)
 
     @property
     def remaining_s(self) -> float:

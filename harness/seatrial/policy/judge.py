@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 __all__ = [
-    "WORST_FIRST",
     "Decision",
     "Observation",
     "Outcome",
@@ -16,12 +15,11 @@ __all__ = [
     "Verdict",
     "decide",
     "judge",
-    "worst",
 ]
 
 
 class Outcome(StrEnum):
-    """What a verdict says of a control."""
+    """What a verdict says of a control; worst first."""
 
     ERROR = "error"
     FAIL = "fail"
@@ -30,7 +28,6 @@ class Outcome(StrEnum):
     NOT_APPLICABLE = "not-applicable"
 
 
-WORST_FIRST: Final = (Outcome.ERROR, Outcome.FAIL, Outcome.NOT_CHECKED, Outcome.PASS, Outcome.NOT_APPLICABLE)
 _REJECTING: Final = frozenset({Outcome.ERROR, Outcome.FAIL, Outcome.NOT_CHECKED})
 
 
@@ -75,12 +72,6 @@ class Verdict:
     remedy: str = ""
     refs: tuple[str, ...] = ()
     seconds: float | None = None
-
-
-def worst(outcomes: Iterable[Outcome]) -> Outcome:
-    """Return the worst of ``outcomes``; of none at all, not-checked: nothing is green by accident."""
-    present = set(outcomes)
-    return next((outcome for outcome in WORST_FIRST if outcome in present), Outcome.NOT_CHECKED)
 
 
 def judge(observations: Sequence[Observation]) -> tuple[Outcome, str, str, str]:
