@@ -267,7 +267,7 @@ class Gate:
             yield
         except NotApplicable as exc:
             item.stash[_SAID] = (Outcome.NOT_APPLICABLE, str(exc))
-            pytest.skip(f"not applicable: {exc}")
+            pytest.skip(f"not applicable: {exc}")  # only how pytest shows it: the verdict is what was said
         except NotChecked as exc:
             item.stash[_SAID] = (Outcome.NOT_CHECKED, str(exc))
             pytest.fail(f"not checked: {exc}", pytrace=False)

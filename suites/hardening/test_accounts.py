@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 import pytest
@@ -52,8 +53,7 @@ def secrets_of(facts: Facts, check: Check) -> tuple[Secret, ...]:
 
 
 def _more_than_once(values: Iterable[object]) -> list[object]:
-    seen: set[object] = set()
-    return [value for value in values if value in seen or seen.add(value)]  # type: ignore[func-returns-value]  # set.add
+    return [value for value, number in Counter(values).items() if number > 1]
 
 
 @pytest.mark.control("acct-uid0-only-root")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import logging
 import re
@@ -80,13 +81,13 @@ def attached(sock: socket.socket, *, deadline: Deadline) -> Iterator[Monitor]:
     thread.start()
     client = QMPClient("seatrial")
     monitor = Monitor(client, loop)
-    pump: asyncio.Future[None] | None = None
+    pump: concurrent.futures.Future[None] | None = None
     try:
         try:
             asyncio.run_coroutine_threadsafe(client.connect(sock), loop).result(timeout=deadline.remaining_s)
         except (ConnectError, TimeoutError, OSError) as exc:
             raise HostError(f"QEMU gave no QMP greeting: {type(exc).__name__}: {exc}") from exc
-        pump = asyncio.run_coroutine_threadsafe(_keep_events(client, monitor), loop)  # type: ignore[assignment]  # concurrent future
+        pump = asyncio.run_coroutine_threadsafe(_keep_events(client, monitor), loop)
         yield monitor
     finally:
         if pump is not None:
@@ -112,5 +113,6 @@ def _disconnect(client: QMPClient, loop: asyncio.AbstractEventLoop) -> None:
             task.cancel()
         await asyncio.sleep(0)
 
+    # The end must not fail because the way out is slow or already closed; QEMU itself is ended by its owner.
     with contextlib.suppress(Exception):
         asyncio.run_coroutine_threadsafe(leave(), loop).result(timeout=_ANSWER_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -76,8 +77,7 @@ def parse_controls(text: str, *, where: str) -> tuple[Control, ...]:
         raise ConfigError(f"{where} is not valid TOML: {exc}") from exc
     except ValidationError as exc:
         raise ConfigError(f"{where} is not a valid control table:\n{_faults(exc, text)}") from exc
-    seen: set[str] = set()
-    twice = sorted({c.id for c in table.control if c.id in seen or seen.add(c.id)})  # type: ignore[func-returns-value]  # set.add
+    twice = sorted(name for name, number in Counter(control.id for control in table.control).items() if number > 1)
     if twice:
         raise ConfigError(f"{where} has control ids more than once: {', '.join(twice)}")
     return table.control
