@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seatrial.clock import Deadline, monotonic_s
-from seatrial.errors import AcceleratorError, BootFatal, GuestStopped, HostError, SessionError
+from seatrial.errors import AcceleratorError, GuestStopped, HostError, SessionError
 from seatrial.machine.accelerator import Choice
 from seatrial.machine.arguments import Attached, qemu_arguments
 from seatrial.machine.console import Console, console_reader
@@ -18,11 +18,11 @@ from seatrial.machine.disk import Image, nameless_copy, nameless_overlay
 from seatrial.machine.firmware import Firmware, find_uefi
 from seatrial.machine.provision import Provision
 from seatrial.machine.qmp import Monitor, attached
+from seatrial.machine.watch import Watch, last_words
 from seatrial.process import Child, require_program, run, running
 
 __all__ = ["Boot", "BootFacts", "Launch", "powered_on", "qemu_version", "usable_firmware"]
 
-_PROGRAM = "qemu-system-x86_64"
 _GREETING_S = 30.0
 _QUIT_S = 10.0
 
@@ -61,7 +61,7 @@ class Boot:
     process: Child
     port: int
     started_s: float
-    qemu_log: Path
+    watch: Watch
 
     @property
     def elapsed_s(self) -> float:
@@ -69,38 +69,11 @@ class Boot:
         return monotonic_s() - self.started_s
 
     def guard(self) -> None:
-        """Raise when there is nothing left to wait for.
+        """Raise when there is nothing left to wait for; see :meth:`seatrial.machine.watch.Watch.guard`.
 
-        :raises BootFatal: the console showed a state from which no boot recovers.
-        :raises GuestStopped: QEMU ended or the guest was stopped.
-        :raises AcceleratorError: KVM could not go on.
+        :raises SeatrialError: what the watch saw.
         """
-        if self.console.fatal is not None:
-            state, line = self.console.fatal
-            raise BootFatal(f"{state.title}: the console said {line!r}", hint=state.hint, evidence=self.console.path)
-        if self.process.status is not None:
-            self._explain_exit()
-        for name, data in list(self.monitor.events):
-            if name == "STOP" and self.monitor.status() == "internal-error":
-                raise AcceleratorError(
-                    "the accelerator stopped with an internal error: no guest runs on it", evidence=self.qemu_log
-                )
-            if name in {"SHUTDOWN", "GUEST_PANICKED"}:
-                raise GuestStopped(
-                    f"the guest stopped by itself: QEMU reported {name} ({data.get('reason', 'no reason')})",
-                    hint=f"the last console line was {self.console.last_line!r}",
-                    evidence=self.console.path,
-                )
-
-    def _explain_exit(self) -> None:
-        said = _last_words(self.qemu_log)
-        if self.launch.choice.accelerator == "kvm" and self.console.byte_count == 0:
-            raise AcceleratorError(f"QEMU ended at once under KVM: {said}", evidence=self.qemu_log)
-        raise GuestStopped(
-            f"QEMU ended with exit status {self.process.status}: {said}",
-            hint=f"the last console line was {self.console.last_line!r}",
-            evidence=self.qemu_log,
-        )
+        self.watch.guard()
 
 
 def usable_firmware(machine: Machine) -> Firmware | None:
@@ -167,8 +140,10 @@ def powered_on(launch: Launch) -> Iterator[Boot]:
         port = monitor.forwarded_port(22)
         started = monotonic_s()
         monitor.execute("cont")
+        kind = launch.choice.accelerator
+        watch = Watch(console=console, monitor=monitor, process=process, accelerator=kind, qemu_log=log)
         boot = Boot(
-            launch=launch, console=console, monitor=monitor, process=process, port=port, started_s=started, qemu_log=log
+            launch=launch, console=console, monitor=monitor, process=process, port=port, started_s=started, watch=watch
         )
         stack.callback(_quit, boot)
         yield boot
@@ -188,7 +163,7 @@ def _monitor(sock: socket.socket, process: Child, launch: Launch, log: Path) -> 
             monitor = stack.enter_context(attached(sock, deadline=Deadline(_GREETING_S)))
         except HostError as exc:
             process.ends_within(_QUIT_S)
-            text = f"QEMU did not start: {_last_words(log) or exc.message}"
+            text = f"QEMU did not start: {last_words(log) or exc.message}"
             # Whatever else is wrong shows itself again without KVM, where it is the host's.
             family = AcceleratorError if launch.choice.accelerator == "kvm" else HostError
             raise family(text, evidence=log) from exc
@@ -200,13 +175,3 @@ def _quit(boot: Boot) -> None:
     with contextlib.suppress(HostError, GuestStopped, SessionError):
         boot.monitor.execute("quit")
     boot.process.ends_within(_QUIT_S)
-
-
-def _last_words(log: Path) -> str:
-    """Return what QEMU complained of first: what follows is mostly its consequence."""
-    try:
-        lines = log.read_text(encoding="utf-8", errors="backslashreplace").strip().splitlines()
-    except OSError:
-        return ""
-    complaint = next((line for line in lines if "error" in line or "failed" in line.lower()), "".join(lines[-1:]))
-    return complaint.strip().removeprefix(f"{_PROGRAM}: ").removeprefix("error: ")
