@@ -17,6 +17,7 @@ __all__ = [
     "ConfigError",
     "GuestStopped",
     "HostError",
+    "NotRecorded",
     "ObservationError",
     "OutputTooLarge",
     "SeatrialError",
@@ -39,6 +40,7 @@ class SeatrialError(Exception):
       - SessionError       SSH to the guest                                     exit status 2
         - AuthRefused, CommandTimeout, OutputTooLarge, SessionLost
       - ObservationError   the guest answered, but the answer cannot be read    exit status 2
+        - NotRecorded        recorded facts do not hold the answer to a question
     """
 
     exit_status = 2
@@ -112,3 +114,7 @@ class SessionLost(SessionError):
 
 class ObservationError(SeatrialError):
     """The guest answered, but the answer cannot be read."""
+
+
+class NotRecorded(ObservationError):
+    """Facts of an earlier boot do not hold the answer; the guest that could give it is gone."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from seatrial.machine.disk import sha256
 from seatrial.policy.controls import Control, verdict_on
 from seatrial.policy.judge import Decision, Outcome, Verdict
 from seatrial.progress import Progress
+from seatrial.rehearsal import Rehearsal, collect
 from seatrial.report.record import (
     BootTimes,
     FlavourFacts,
@@ -141,6 +142,16 @@ class Run:
                 yield session
             finally:
                 self.session = None
+
+    def collect_facts(self, session: Session, checks: Sequence[Rehearsal]) -> None:
+        """Ask the guest in a few round trips what ``checks`` will ask one by one.
+
+        :raises SessionLost: the connection broke.
+        """
+        self.progress.phase("collecting the facts")
+        boot = session.boot_facts if any("boot" in check.needs for check in checks) else None
+        done = collect(session.facts, checks, flavour=self.candidate.flavour, boot=boot)
+        self.progress.phase(f"{done.questions} facts in {done.round_trips} round trips")
 
     def _describe(self, launch: Launch) -> None:
         machine = launch.machine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from seatrial.policy.controls import Control
     from seatrial.policy.flavours import Flavour
     from seatrial.progress import Progress
+    from seatrial.rehearsal import Rehearsal
     from seatrial.session import Candidate, Session
     from seatrial.suites import Suites
 
@@ -195,7 +197,7 @@ class Gate:
         if session.config.option.collectonly or session.testsfailed:
             return (yield)
         with _sigterm_as_interrupt(), contextlib.ExitStack() as stack:
-            guest = self._boot(stack)
+            guest = self._boot(stack, session.items)
             if guest is None:
                 session.items.clear()  # nothing can be asked; every control stays not checked
             try:
@@ -207,7 +209,7 @@ class Gate:
                 if guest is not None:
                     self._after_suites(guest)
 
-    def _boot(self, stack: contextlib.ExitStack) -> Session | None:
+    def _boot(self, stack: contextlib.ExitStack, items: Sequence[pytest.Item]) -> Session | None:
         from seatrial.errors import SeatrialError
         from seatrial.gate import Run
         from seatrial.progress import Silent
@@ -217,12 +219,15 @@ class Gate:
             self.run = Run(self.candidate, self.plan.suites, progress=progress)
             self.run.note_unchecked(self.plan.unchecked)
             try:
-                return stack.enter_context(self.run.booted())
+                guest = stack.enter_context(self.run.booted())
+                self.run.collect_facts(guest, list(_rehearsals(items)))
             except (SeatrialError, KeyboardInterrupt) as exc:
                 self._failed(exc)
                 if isinstance(exc, KeyboardInterrupt):
                     raise
                 return None
+            else:
+                return guest
             finally:
                 self.run.progress = Silent()
 
@@ -351,6 +356,18 @@ def _guest_of(config: pytest.Config) -> Session:
     if run is None or run.session is None:
         pytest.fail("no guest is up", pytrace=False)
     return run.session
+
+
+def _rehearsals(items: Sequence[pytest.Item]) -> Iterator[Rehearsal]:
+    """Give each check in a form that can be called before its run, but those that need more than we can give."""
+    from seatrial.rehearsal import NEEDS, Rehearsal
+
+    for item in items:
+        if isinstance(item, pytest.Function) and item.get_closest_marker("control"):
+            needs = frozenset(inspect.signature(item.obj).parameters)
+            row = item.callspec.params.get("row") if hasattr(item, "callspec") else None
+            if needs <= NEEDS:
+                yield Rehearsal(item.obj, needs, row)
 
 
 def _collected(item: pytest.Item) -> Collected:

@@ -69,6 +69,7 @@ def _serve_command(channel: paramiko.Channel, command: bytes) -> None:
         ]
         for pump in pumps:
             pump.start()
+        threading.Thread(target=_end_of_output, args=(pumps, channel), daemon=True).start()
         with contextlib.suppress(OSError):
             while data := channel.recv(65536):
                 process.stdin.write(data)
@@ -80,6 +81,14 @@ def _serve_command(channel: paramiko.Channel, command: bytes) -> None:
         with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
             channel.send_exit_status(process.wait())
             channel.close()
+
+
+def _end_of_output(pumps: list[threading.Thread], channel: paramiko.Channel) -> None:
+    """Say the end as sshd does: when the command has closed its streams, whether or not input is still open."""
+    for pump in pumps:
+        pump.join()
+    with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+        channel.shutdown_write()
 
 
 def _pump(source: object, sink: object) -> None:

@@ -15,7 +15,22 @@ FLOORS = (
     {"errors", "clock", "process", "layout", "progress", "__init__"},
     {"policy", "evidence"},
     {"guest", "machine"},
-    {"options", "check", "suites", "plan", "session", "gate", "report", "doctor", "images", "lynis", "interactive"},
+    {
+        "options",
+        "check",
+        "suites",
+        "plan",
+        "session",
+        "gate",
+        "report",
+        "doctor",
+        "images",
+        "lynis",
+        "interactive",
+        "rehearsal",
+        "replay",
+        "matrix",
+    },
     {"plugin", "cli", "__main__"},
 )
 DOORS = {

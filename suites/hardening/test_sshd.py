@@ -47,6 +47,7 @@ def _settings(facts: Facts, flavour: Flavour) -> dict[Caller, Mapping[str, tuple
     lines = [line for line in facts.text(CONFIG_LINES).split("\n") if line.strip()]
     ordinary = flavour.access.user if flavour.access.user != "root" else "nobody"
     asked = callers(lines, ordinary, accounts, groups)
+    facts.ask_all(settings_command(caller) for caller in asked)
     return {caller: parse_settings(facts.text(settings_command(caller))) for caller in asked}
 
 

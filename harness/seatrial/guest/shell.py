@@ -12,11 +12,11 @@ import contextlib
 import re
 import secrets
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from seatrial.clock import Deadline
-from seatrial.errors import CommandTimeout, OutputTooLarge, SessionLost
+from seatrial.errors import CommandTimeout, OutputTooLarge, SessionError, SessionLost
 from seatrial.guest.ssh import Channel, Connection, Guard
 
 __all__ = ["MOST_OUTPUT", "Shell", "root_shell"]
@@ -24,6 +24,8 @@ __all__ = ["MOST_OUTPUT", "Shell", "root_shell"]
 MOST_OUTPUT: Final = 64 * 1024 * 1024
 _SETUP_S: Final = 60.0
 _KILL_S: Final = 30.0
+# What is sent ahead must fit into the guest's receive window (2 MiB with OpenSSH), or both sides could wait.
+_MOST_AHEAD: Final = 256 * 1024
 _PID = re.compile(rb"(\d{1,10})\n")
 
 
@@ -50,18 +52,61 @@ class Shell:
         limit_s = timeout_s if timeout_s is not None else self._timeout_s
         channel = self._channel or self._opened()
         mark = secrets.token_hex(16)
-        frame = _Frame(mark)
         # The shell is marked usable again only by an answer that was read to its end.
         self._channel = None
         channel.send(_script(command, mark), deadline=Deadline(limit_s))
-        try:
-            self._collect(channel, frame, command, limit_s)
-        except (CommandTimeout, OutputTooLarge):
-            self._kill(frame.pid)
-            channel.close()
-            raise
+        frame = self._answered(channel, _Frame(mark, limit=MOST_OUTPUT), command, limit_s)
         self._channel = channel
         return frame.answer()
+
+    def run_all(
+        self, commands: Sequence[str], *, most_output: int = MOST_OUTPUT, timeout_s: float | None = None
+    ) -> Iterator[tuple[int, bytes, bytes] | SessionError]:
+        """Send all ``commands`` as one script and give the answer of each as :meth:`run` does, in their order.
+
+        They must only read: those behind one that had to be killed are sent again to a fresh shell, and the next of
+        them may have begun. A command that could not answer gives its error in the place of its answer.
+
+        :param most_output: bytes that one command may write on both streams together.
+        :param timeout_s: seconds for each command.
+        :raises SessionLost: the connection broke; the answers that were given stay good.
+        """
+        limit_s = timeout_s if timeout_s is not None else self._timeout_s
+        todo = list(commands)
+        while todo:
+            batch = _fitting(todo)
+            done = 0
+            for answer in self._run_batch(batch, most_output, limit_s):
+                done += 1
+                yield answer
+            todo = todo[done:]
+
+    def _run_batch(
+        self, commands: Sequence[str], most_output: int, limit_s: float
+    ) -> Iterator[tuple[int, bytes, bytes] | SessionError]:
+        """Give answers until all are there, or one had to be killed or took the shell along."""
+        channel = self._channel or self._opened()
+        self._channel = None
+        marked = [(command, secrets.token_hex(16)) for command in commands]
+        channel.send(b"".join(_script(command, mark) for command, mark in marked), deadline=Deadline(_SETUP_S))
+        rest = (b"", b"")
+        for command, mark in marked:
+            frame = _Frame(mark, limit=most_output)
+            frame.feed(*rest)
+            try:
+                self._answered(channel, frame, command, limit_s)
+            except (CommandTimeout, OutputTooLarge) as exc:
+                yield exc
+                return
+            except SessionLost as exc:
+                if not self._connection.is_alive:
+                    raise
+                channel.close()
+                yield SessionError(exc.message, hint=exc.hint)
+                return
+            rest = frame.rest()
+            yield frame.answer()
+        self._channel = channel
 
     def push(self, content: bytes, path: str, *, mode: int = 0o600) -> None:
         """Write ``content`` to the new file ``path`` of the guest; an existing file is refused.
@@ -95,6 +140,16 @@ class Shell:
     def _opened(self) -> Channel:
         return self._connection.open(f"{self._prefix}env LC_ALL=C sh", deadline=Deadline(_SETUP_S))
 
+    def _answered(self, channel: Channel, frame: _Frame, command: str, limit_s: float) -> _Frame:
+        """Return ``frame`` when it is complete; a command that exceeds a limit is killed, and its channel closed."""
+        try:
+            self._collect(channel, frame, command, limit_s)
+        except (CommandTimeout, OutputTooLarge):
+            self._kill(frame.pid)
+            channel.close()
+            raise
+        return frame
+
     def _collect(self, channel: Channel, frame: _Frame, command: str, limit_s: float) -> None:
         deadline = Deadline(limit_s)
         while not frame.is_complete:
@@ -107,9 +162,9 @@ class Shell:
             if piece == (b"", b""):
                 raise CommandTimeout(f"command {command[:200]!r} did not end within {limit_s:.0f} s; it was killed")
             frame.feed(*piece)
-            if frame.size > MOST_OUTPUT:
+            if frame.is_too_large:
                 raise OutputTooLarge(
-                    f"command {command[:200]!r} wrote more than {MOST_OUTPUT >> 20} MiB; it was killed"
+                    f"command {command[:200]!r} wrote more than {frame.limit >> 20} MiB; it was killed"
                 )
 
     def _kill(self, pid: int | None) -> None:
@@ -128,15 +183,18 @@ class Shell:
 class _Frame:
     """One answer as it comes: ``MARK pid LF`` at the head of stderr, ``MARK`` at the head of stdout, a tail on both."""
 
-    def __init__(self, mark: str) -> None:
+    def __init__(self, mark: str, *, limit: int) -> None:
+        self.limit = limit
         self._begin = f"<{mark}>".encode()
         self._end = f"</{mark}>".encode()
         self._streams = [bytearray(), bytearray()]
         self._ends = [-1, -1]
 
     @property
-    def size(self) -> int:
-        return sum(len(stream) for stream in self._streams)
+    def is_too_large(self) -> bool:
+        # What follows the end of an answer belongs to the next one.
+        lengths = [len(stream) if end < 0 else end for stream, end in zip(self._streams, self._ends, strict=True)]
+        return sum(lengths) > self.limit
 
     @property
     def is_complete(self) -> bool:
@@ -162,6 +220,23 @@ class _Frame:
         stdout = bytes(out[out.find(self._begin) + len(self._begin) : self._ends[0]])
         after_pid = err.find(b"\n", err.find(self._begin)) + 1
         return status, stdout, bytes(err[after_pid : self._ends[1]])
+
+    def rest(self) -> tuple[bytes, bytes]:
+        """Return what came behind a complete answer on each stream."""
+        out, err = (bytes(s[s.find(b"\n", end) + 1 :]) for s, end in zip(self._streams, self._ends, strict=True))
+        return out, err
+
+
+def _fitting(commands: Sequence[str]) -> list[str]:
+    """Return the first of ``commands`` that may be sent ahead together; at least one."""
+    batch: list[str] = []
+    size = 0
+    for command in commands:
+        size += len(_script(command, "0" * 32))
+        if batch and size > _MOST_AHEAD:
+            break
+        batch.append(command)
+    return batch
 
 
 def _script(command: str, mark: str) -> bytes:
