@@ -33,6 +33,7 @@ _FAULTS = pytest.StashKey[list["SeatrialError"]]()
 _TABLES = pytest.StashKey["Suites"]()
 _JUDGED = pytest.StashKey[bool]()
 _SAID = pytest.StashKey[tuple[str, str]]()
+_VERDICT = "seatrial-verdict"
 _REFUSAL = (
     "these suites judge a booted image and never this computer: {count} check(s) need --image, such as {first}\n"
     "  hint: pytest --image FILE --flavour NAME {folder}; 'seatrial gate' judges the demo image"
@@ -287,10 +288,11 @@ class Gate:
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Turn what became of a check into the verdict on its control."""
+        """Turn what became of a check into the verdict on its control, which travels with the report."""
         report = yield
-        if self.run is not None and self.plan is not None and (call.when == "call" or report.outcome != "passed"):
+        if self.plan is not None and (call.when == "call" or report.outcome != "passed"):
             from seatrial.plan import Ended
+            from seatrial.report.record import verdict_to_json
 
             check = item.stash.get(_CHECK, None)
             ended = Ended(
@@ -303,9 +305,17 @@ class Gate:
                 reason=_first_line(report),
             )
             verdict = self.plan.verdict(item.nodeid, ended)
-            self.run.add(verdict, trace=report.longreprtext)
+            report.user_properties.append((_VERDICT, verdict_to_json(verdict)))
             self._stop_when_lost(item, ended.error)
         return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take the verdict that came with the report."""
+        from seatrial.report.record import verdict_from_json
+
+        for name, text in report.user_properties:
+            if name == _VERDICT and self.run is not None:
+                self.run.add(verdict_from_json(str(text)), trace=report.longreprtext)
 
     def _stop_when_lost(self, item: pytest.Item, error: BaseException | None) -> None:
         """End the session at the first loss of the guest: what follows would only repeat it."""

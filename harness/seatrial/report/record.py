@@ -31,6 +31,8 @@ __all__ = [
     "read_record",
     "reasons_to_reject",
     "to_json",
+    "verdict_from_json",
+    "verdict_to_json",
 ]
 
 SCHEMA_VERSION: Final = 1
@@ -183,6 +185,19 @@ def from_json(text: str, *, where: str = "the record") -> Record:
     if record.decision is not decision_of(record):
         raise ConfigError(f"{where} says {record.decision}, but its verdicts say {decision_of(record)}")
     return record
+
+
+def verdict_to_json(verdict: Verdict) -> str:
+    """Return ``verdict`` as one line of ASCII JSON, for its way from the process that judged to the one that records."""
+    return json.dumps(_plain(verdict), ensure_ascii=True, allow_nan=False)
+
+
+def verdict_from_json(text: str) -> Verdict:
+    """Return the verdict that :func:`verdict_to_json` wrote.
+
+    :raises ValueError: it did not.
+    """
+    return decode(Verdict, json.loads(text))
 
 
 def read_record(path: Path) -> Record:
