@@ -188,7 +188,7 @@ def from_json(text: str, *, where: str = "the record") -> Record:
 
 
 def verdict_to_json(verdict: Verdict) -> str:
-    """Return ``verdict`` as one line of ASCII JSON, for its way from the process that judged to the one that records."""
+    """Return ``verdict`` as one line of ASCII JSON, for its way from who judged to who records."""
     return json.dumps(_plain(verdict), ensure_ascii=True, allow_nan=False)
 
 
