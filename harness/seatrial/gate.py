@@ -20,10 +20,12 @@ from seatrial.machine.arguments import differences
 from seatrial.machine.boot import Launch
 from seatrial.machine.disk import sha256
 from seatrial.policy.controls import Control, verdict_on
+from seatrial.policy.differences import Difference, falsifying
 from seatrial.policy.judge import Decision, Outcome, Verdict
 from seatrial.progress import Progress
 from seatrial.rehearsal import Rehearsal, collect
 from seatrial.report.record import (
+    SCHEMA_VERSION,
     BootTimes,
     FlavourFacts,
     ImageFacts,
@@ -57,6 +59,7 @@ class Run:
         self.candidate = candidate
         self.progress = progress
         self.session: Session | None = None
+        self.falsified: Mapping[str, str] = {}
         self.controls: Mapping[str, tuple[Suite, Control]] = _by_id(suites)
         started = utc_now()
         name = f"{started:%Y%m%dT%H%M%SZ}-{candidate.image.path.stem[:40]}-{secrets.token_hex(2)}"
@@ -67,7 +70,7 @@ class Run:
         image = candidate.image
         progress.phase(f"taking the digest of {image.path.name}")
         self.record = Record(
-            schema_version=1,
+            schema_version=SCHEMA_VERSION,
             seatrial=__version__,
             run=name,
             decision=Decision.REJECT,
@@ -88,7 +91,7 @@ class Run:
             machine=None,
             boot=None,
             suites=tuple(suite.name for suite in suites),
-            injected=(),
+            differences=(),
             verdicts=tuple(self._verdicts.values()),
             problem=None,
             evidence={},
@@ -112,6 +115,8 @@ class Run:
 
     def add(self, verdict: Verdict, *, trace: str = "") -> None:
         """Take a verdict and write the record; of a check that broke, ``trace`` is kept as evidence."""
+        if reason := self.falsified.get(verdict.control):
+            verdict = replace(verdict, outcome=Outcome.NOT_CHECKED, because=reason)
         self._verdicts[verdict.control] = verdict
         if verdict.outcome is Outcome.ERROR:
             with (self.folder / "errors.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
@@ -166,8 +171,20 @@ class Run:
                 cpus=machine.cpus,
                 memory_mib=machine.memory_mib,
             ),
-            injected=(*launch.provision.injected, *differences(machine, launch.choice.accelerator)),
         )
+        self.differ(*launch.provision.differences, *differences(machine, launch.choice.accelerator))
+
+    def differ(self, *differences: Difference) -> None:
+        """Keep how the run differs from how the image ships; a control that this makes meaningless is not checked."""
+        self.record = replace(self.record, differences=differences)
+        self.falsified = {
+            key: f"it would judge what this run brought: {found.kind}: {found.text}"
+            for key, (_suite, control) in self.controls.items()
+            if (found := falsifying(control.falsified_by, differences))
+        }
+        for key, reason in self.falsified.items():
+            if self._verdicts[key].outcome is Outcome.NOT_CHECKED:
+                self._verdicts[key] = replace(self._verdicts[key], because=reason)
         self._save()
 
     def judge_by_lynis(self, session: Session) -> None:

@@ -263,6 +263,17 @@ class Gate:
         with visible, progress_for(sys.stderr, plain=self.config.option.verbose < 0) as progress:
             yield progress
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """Do not ask what the run itself has made meaningless."""
+        assert self.run is not None
+        assert self.plan is not None
+        from seatrial.policy.judge import Outcome
+
+        if reason := self.run.falsified.get(self.plan.control_of[item.nodeid]):
+            item.stash[_SAID] = (Outcome.NOT_CHECKED, reason)
+            pytest.fail(f"not checked: {reason}", pytrace=False)
+
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, None, None]:
         """Make pytest see what the check saw: an observation that does not hold is a failure."""

@@ -9,8 +9,10 @@ from typing import Any, Final
 
 from jsonschema import Draft202012Validator
 from seatrial.layout import data_dir
+from seatrial.policy.differences import Difference, Kind, Touched
 from seatrial.policy.judge import Decision, Outcome, Severity, Verdict
 from seatrial.report.record import (
+    SCHEMA_VERSION,
     BootTimes,
     FlavourFacts,
     ImageFacts,
@@ -61,7 +63,7 @@ def verdict(control: str = "kernel-lockdown", outcome: Outcome = Outcome.PASS, *
 def record(*verdicts: Verdict, **other: Any) -> Record:
     """Return a complete record with the decision that follows from it."""
     given: dict[str, Any] = {
-        "schema_version": 1,
+        "schema_version": SCHEMA_VERSION,
         "seatrial": "0.1.0",
         "run": "20260304T031209Z-demo-ab12",
         "decision": Decision.REJECT,
@@ -90,7 +92,10 @@ def record(*verdicts: Verdict, **other: Any) -> Record:
             banner_s=21.2, login_s=23.9, ready_s=41.6, state="running", phases={"kernel": 6.4, "userspace": 19.4}
         ),
         "suites": ("kernel",),
-        "injected": ("SMBIOS credential ssh.authorized_keys.root",),
+        "differences": (
+            Difference(kind=Kind.CREDENTIAL, text="credential ssh.authorized_keys.root", touches=(Touched.RUN_USER,)),
+            Difference(kind=Kind.ACCELERATOR, text="tcg"),
+        ),
         "verdicts": verdicts,
         "problem": None,
         "evidence": {"console": "console.log"},

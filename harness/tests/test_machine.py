@@ -7,7 +7,7 @@ import io
 import json
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pycdlib
 import pytest
@@ -27,6 +27,7 @@ from seatrial.machine.disk import Image
 from seatrial.machine.firmware import Firmware, find_uefi
 from seatrial.machine.provision import KEY_COMMENT, provision
 from seatrial.machine.qmp import attached
+from seatrial.policy.differences import Touched
 from seatrial.policy.flavours import Access
 from seatrial.progress import Silent
 from seatrial.session import first_usable
@@ -231,7 +232,14 @@ def test_a_seed_is_a_cidata_volume_with_a_user_of_our_own() -> None:
         True,
         ["ssh-ed25519 AAAA seatrial-run"],
     )
-    assert json.loads(files["meta-data"])["instance-id"] == "run-1"
+    assert json.loads(files["meta-data"]) == {"instance-id": "run-1"}
+    assert json.loads(rest)["preserve_hostname"] is True
+
+
+@pytest.mark.parametrize("route", ["credentials", "cloud-init"])
+def test_a_way_in_touches_nothing_but_the_runs_own_user(route: Literal["credentials", "cloud-init"]) -> None:
+    given_ = provision(Access(route=route, user="root"), "ssh-ed25519 AAAA seatrial-run", run_id="r")
+    assert {touched for difference in given_.differences for touched in difference.touches} == {Touched.RUN_USER}
 
 
 def test_each_run_has_a_key_of_its_own() -> None:

@@ -16,7 +16,9 @@ import seatrial.gate
 from seatrial.errors import BootFatal, HostError, SessionLost
 from seatrial.guest.backend import new_host
 from seatrial.guest.facts import Facts
-from seatrial.session import Session
+from seatrial.guest.ssh import RunKey
+from seatrial.machine.boot import Launch
+from seatrial.session import Candidate, Session, launch_of
 
 TABLE = """
 [[control]]
@@ -178,7 +180,10 @@ class LocalShell:
 
 def fake_boot(error: Exception | None) -> Callable[..., contextlib.AbstractContextManager[Session]]:
     @contextlib.contextmanager
-    def booted(*_args: object, **_rest: object) -> Iterator[Session]:
+    def booted(
+        candidate: Candidate, folder: Path, *, describe: Callable[[Launch], None], **_rest: object
+    ) -> Iterator[Session]:
+        describe(launch_of(candidate, candidate.tries[0], folder, run="r", key=RunKey("seatrial-run")))
         if error is not None:
             raise error
         shell: Any = LocalShell()
@@ -271,6 +276,31 @@ def test_a_control_for_another_kind_of_image_is_not_applicable_and_not_run(judge
     _result, record = judged(check_body("raise SystemError('ran')"), table=table)
     assert outcomes(record) == {"first-control": "not-applicable", "second-control": "pass"}
     assert record["decision"] == "release"
+
+
+@pytest.mark.parametrize("named", ["seed", "run-user", "accelerator"])
+def test_what_the_run_itself_falsifies_is_not_asked_not_checked_and_rejects(judged: Judged, named: str) -> None:
+    table = TABLE.replace("refs = []", f'refs = []\nfalsified-by = ["clock", "{named}"]', 1)
+    result, record = judged(check_body("raise SystemError('ran')"), table=table)
+    assert outcomes(record) == {"first-control": "not-checked", "second-control": "pass"}
+    assert record["verdicts"][0]["because"].startswith("it would judge what this run brought: ")
+    assert (result.ret, record["decision"]) == (1, "reject")
+
+
+def test_what_touches_nothing_that_a_control_asks_for_falsifies_nothing(judged: Judged) -> None:
+    table = TABLE.replace("refs = []", 'refs = []\nfalsified-by = ["host-name", "command-line"]')
+    result, record = judged(CHECKS, table=table)
+    assert {difference["kind"] for difference in record["differences"]} >= {"seed", "network", "cpu"}
+    assert (result.ret, record["decision"]) == (0, "release")
+
+
+def test_a_control_falsified_by_nobody_knows_what_is_a_fault_of_the_table(
+    pytester: pytest.Pytester,
+) -> None:
+    table = TABLE.replace("refs = []", 'refs = []\nfalsified-by = ["moonlight"]', 1)
+    result = run(pytester, image(pytester), "--flavour=debian-general", suite(pytester, table=table))
+    assert result.ret != 0
+    assert "first-control: falsified-by" in result.stderr.str() + result.stdout.str()
 
 
 def test_a_plain_test_beside_the_controls_counts(judged: Judged) -> None:

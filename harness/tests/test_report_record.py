@@ -132,7 +132,7 @@ def faulty(change: Callable[[dict[str, Any]], object]) -> str:
         (lambda r: r.update(started="yesterday"), "expected a time as in RFC 3339, found 'yesterday'"),
         (lambda r: r.update(started="2026-03-04T03:12:09"), "expected a time with its zone"),
         (lambda r: r["evidence"].update(console=3), r"\$\.evidence\.console: expected str, found int"),
-        (lambda r: r.update(schema_version=2), "has schema_version 2; this seatrial reads version 1"),
+        (lambda r: r.update(schema_version=1), "has schema_version 1; this seatrial reads version 2"),
     ],
 )
 def test_a_record_that_does_not_fit_is_refused_with_its_place(change: Callable[[Any], object], complaint: str) -> None:

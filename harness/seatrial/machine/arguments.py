@@ -9,6 +9,7 @@ from pathlib import Path
 from seatrial.machine.definition import Accelerator, Machine
 from seatrial.machine.disk import Image
 from seatrial.machine.firmware import Firmware
+from seatrial.policy.differences import Difference, Kind
 
 __all__ = ["Attached", "differences", "qemu_arguments"]
 
@@ -49,15 +50,16 @@ def qemu_arguments(
     ]
 
 
-def differences(machine: Machine, accelerator: Accelerator) -> tuple[str, ...]:
-    """Return in words how the virtual hardware differs from a machine that the image ships on."""
+def differences(machine: Machine, accelerator: Accelerator) -> tuple[Difference, ...]:
+    """Return how the virtual hardware differs from a machine that the image ships on."""
     cpu = machine.cpu.kvm if accelerator == "kvm" else machine.cpu.tcg
-    return (
-        f"virtual hardware {machine.name!r}: CPU model {cpu!r}, {machine.cpus} CPUs, {machine.memory_mib} MiB, "
-        f"disk on {machine.disk}",
-        "network: QEMU user networking, cut off from everything but the forwarded SSH port",
-        f"accelerator: {accelerator}",
-    )
+    told = {
+        Kind.CPU: f"{machine.cpus} CPUs of model {cpu!r}",
+        Kind.DEVICE: f"virtual hardware {machine.name!r}: {machine.memory_mib} MiB, disk on {machine.disk}",
+        Kind.NETWORK: "QEMU user networking, cut off from everything but the forwarded SSH port",
+        Kind.ACCELERATOR: accelerator,
+    }
+    return tuple(Difference(kind=kind, text=text) for kind, text in told.items())
 
 
 def _board(machine: Machine, accelerator: Accelerator, firmware: Firmware | None, attached: Attached) -> list[str]:

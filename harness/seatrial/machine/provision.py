@@ -7,6 +7,7 @@ import io
 import json
 from dataclasses import dataclass
 
+from seatrial.policy.differences import Difference, Kind, Touched
 from seatrial.policy.flavours import Access
 
 __all__ = ["KEY_COMMENT", "Provision", "provision"]
@@ -17,12 +18,12 @@ KEY_COMMENT = "seatrial-run"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provision:
-    """What a machine gets to let the run in: SMBIOS type 11 strings, a seed disk, and both in words for the record."""
+    """What a machine gets to let the run in: SMBIOS type 11 strings, a seed disk, and how both differ."""
 
     user: str
     smbios: tuple[str, ...] = ()
     seed: bytes = b""
-    injected: tuple[str, ...]
+    differences: tuple[Difference, ...]
 
 
 def provision(access: Access, public_key: str, *, run_id: str) -> Provision:
@@ -39,8 +40,12 @@ def _credentials(access: Access, public_key: str) -> Provision:
     return Provision(
         user=access.user,
         smbios=(f"io.systemd.credential.binary:{name}={value}",),
-        injected=(
-            f"systemd credential {name!r} by SMBIOS type 11: one public key, which lands in /root/.ssh/authorized_keys",
+        differences=(
+            Difference(
+                kind=Kind.CREDENTIAL,
+                text=f"systemd credential {name!r} by SMBIOS type 11: one public key in /root/.ssh/authorized_keys",
+                touches=(Touched.RUN_USER,),
+            ),
         ),
     )
 
@@ -56,19 +61,24 @@ def _cloud_init(access: Access, public_key: str, run_id: str) -> Provision:
                 "ssh_authorized_keys": [public_key],
             }
         ],
+        # The host name stays the image's own: a control asks for it.
+        "preserve_hostname": True,
         "ssh_pwauth": False,
     }
     files = {
         # JSON is YAML; cloud-init wants the first line to name the format.
         "user-data": "#cloud-config\n" + json.dumps(user_data, indent=1) + "\n",
-        "meta-data": json.dumps({"instance-id": run_id, "local-hostname": "candidate"}) + "\n",
+        "meta-data": json.dumps({"instance-id": run_id}) + "\n",
     }
     return Provision(
         user=access.user,
         seed=_seed_disk(files),
-        injected=(
-            f"cloud-init NoCloud seed (a disk labelled CIDATA): user {access.user!r} with one public key and sudo, "
-            "host name 'candidate'",
+        differences=(
+            Difference(
+                kind=Kind.SEED,
+                text=f"cloud-init NoCloud seed (disk CIDATA): user {access.user!r} with one public key and sudo",
+                touches=(Touched.RUN_USER,),
+            ),
         ),
     )
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from seatrial.errors import ConfigError
+from seatrial.policy.differences import Kind, Touched
 from seatrial.policy.judge import Outcome, Severity, Verdict
 
 __all__ = ["Control", "HostKind", "parse_controls", "verdict_on"]
@@ -24,7 +25,8 @@ class Control(BaseModel):
     """One requirement.
 
     ``probe`` holds the data of a declarative control (``{sysctl = "kernel.kptr_restrict", in = [1, 2]}``); its first
-    key names the kind of probe, and the suite's parametrised check for that kind judges the row.
+    key names the kind of probe, and the suite's parametrised check for that kind judges the row. ``falsified_by`` names
+    the kinds of differences, and what differences touch, after which the answer would say nothing of the image.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -36,6 +38,7 @@ class Control(BaseModel):
     remedy: Text
     refs: tuple[Text, ...]
     applies_to: Annotated[frozenset[HostKind], Field(alias="applies-to", min_length=1)]
+    falsified_by: Annotated[tuple[Kind | Touched, ...], Field(alias="falsified-by")] = ()
     probe: Mapping[str, Any] | None = None
 
     @property

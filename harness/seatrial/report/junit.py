@@ -84,6 +84,8 @@ def _run_properties(record: Record) -> Iterable[tuple[str, str]]:
     if machine is not None:
         yield "machine", machine.definition
         yield "accelerator", machine.accelerator
+    for difference in record.differences:
+        yield f"difference.{difference.kind}", difference.text
 
 
 def _case(verdict: Verdict) -> etree._Element:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from seatrial.errors import ConfigError
+from seatrial.policy.differences import Difference
 from seatrial.policy.judge import Decision, Outcome, Verdict, decide
 from seatrial.report.atomic import write_atomic
 from seatrial.report.decode import Fault, decode
@@ -35,7 +36,7 @@ __all__ = [
     "verdict_to_json",
 ]
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +103,8 @@ class Problem:
 class Record:
     """One run. It cannot say release unless everything in it does; ``run`` is also the name of its folder.
 
-    ``injected`` names every way in which the run differs from how the image ships; ``evidence`` maps a name to a file
-    relative to the folder.
+    ``differences`` holds every way in which the run differs from how the image ships; ``evidence`` maps a name to a
+    file relative to the folder.
     """
 
     schema_version: int
@@ -118,7 +119,7 @@ class Record:
     machine: MachineFacts | None
     boot: BootTimes | None
     suites: tuple[str, ...]
-    injected: tuple[str, ...]
+    differences: tuple[Difference, ...]
     verdicts: tuple[Verdict, ...]
     problem: Problem | None
     evidence: Mapping[str, str]

@@ -77,6 +77,9 @@ def _subject(record: Record, page: _Page) -> Iterator[str]:
     else:
         yield from page.field("machine", f"{machine.definition}, {machine.firmware}, QEMU {machine.qemu}")
         yield from page.field("ran on", f"{machine.accelerator}: {machine.accelerator_reason}")
+    if record.differences:
+        kinds = ", ".join(dict.fromkeys(difference.kind for difference in record.differences))
+        yield from page.field("differs", f"from how it ships, by {kinds}; record.json says how")
     if boot is not None:
         steps = ((boot.banner_s, "banner"), (boot.login_s, "login"), (boot.ready_s, "ready"))
         yield from page.field("boot", ", ".join(f"{name} {duration(at)}" for at, name in steps) + f" ({boot.state})")
