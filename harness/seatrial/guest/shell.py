@@ -13,13 +13,13 @@ import re
 import secrets
 import shlex
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from seatrial.clock import Deadline
 from seatrial.errors import CommandTimeout, OutputTooLarge, SessionError, SessionLost
-from seatrial.guest.ssh import Channel, Connection, Guard
+from seatrial.guest.ssh import Channel, Guard
 
-__all__ = ["MOST_OUTPUT", "Shell", "root_shell"]
+__all__ = ["MOST_OUTPUT", "Opener", "Shell", "Stream", "root_shell"]
 
 MOST_OUTPUT: Final = 64 * 1024 * 1024
 _SETUP_S: Final = 60.0
@@ -29,15 +29,49 @@ _MOST_AHEAD: Final = 256 * 1024
 _PID = re.compile(rb"(\d{1,10})\n")
 
 
+class Stream(Protocol):
+    """A shell's three streams, over an SSH channel or a lifeline."""
+
+    def send(self, data: bytes, *, deadline: Deadline) -> None:
+        """Write all of ``data`` to the shell's stdin."""
+        ...
+
+    def receive(self, *, deadline: Deadline, guard: Guard) -> tuple[bytes, bytes] | None:
+        """Return what came on stdout and stderr; None at the end of both, empty bytes when the deadline is over."""
+        ...
+
+    def close(self) -> None:
+        """End the streams."""
+        ...
+
+
+class Opener(Protocol):
+    """Whoever can start a command in the guest beside the shell: a connection, or one that is made when needed."""
+
+    @property
+    def user(self) -> str:
+        """Return the user that commands run as before ``sudo``."""
+        ...
+
+    @property
+    def is_alive(self) -> bool:
+        """Return whether a command may still be started."""
+        ...
+
+    def open(self, command: str, *, deadline: Deadline) -> Channel:
+        """Start ``command`` on a channel of its own."""
+        ...
+
+
 class Shell:
     """Runs commands as root. Not for several threads at once."""
 
-    def __init__(self, connection: Connection, *, guard: Guard, timeout_s: float) -> None:
+    def __init__(self, connection: Opener, *, guard: Guard, timeout_s: float, channel: Stream | None = None) -> None:
         self._connection = connection
         self._guard = guard
         self._timeout_s = timeout_s
         self._prefix = "" if connection.user == "root" else "sudo -n -- "
-        self._channel: Channel | None = None
+        self._channel: Stream | None = channel
 
     def run(self, command: str, *, timeout_s: float | None = None) -> tuple[int, bytes, bytes]:
         """Return exit status, stdout and stderr of ``command``, run by ``sh -c`` as root.
@@ -137,10 +171,10 @@ class Shell:
             self._channel.close()
             self._channel = None
 
-    def _opened(self) -> Channel:
+    def _opened(self) -> Stream:
         return self._connection.open(f"{self._prefix}env LC_ALL=C sh", deadline=Deadline(_SETUP_S))
 
-    def _answered(self, channel: Channel, frame: _Frame, command: str, limit_s: float) -> _Frame:
+    def _answered(self, channel: Stream, frame: _Frame, command: str, limit_s: float) -> _Frame:
         """Return ``frame`` when it is complete; a command that exceeds a limit is killed, and its channel closed."""
         try:
             self._collect(channel, frame, command, limit_s)
@@ -150,7 +184,7 @@ class Shell:
             raise
         return frame
 
-    def _collect(self, channel: Channel, frame: _Frame, command: str, limit_s: float) -> None:
+    def _collect(self, channel: Stream, frame: _Frame, command: str, limit_s: float) -> None:
         deadline = Deadline(limit_s)
         while not frame.is_complete:
             piece = channel.receive(deadline=deadline, guard=self._guard)
@@ -252,9 +286,14 @@ def _script(command: str, mark: str) -> bytes:
 
 
 @contextlib.contextmanager
-def root_shell(connection: Connection, *, guard: Guard, timeout_s: float) -> Iterator[Shell]:
-    """Give a root shell on ``connection``; ``timeout_s`` is the default limit of a command."""
-    shell = Shell(connection, guard=guard, timeout_s=timeout_s)
+def root_shell(
+    connection: Opener, *, guard: Guard, timeout_s: float, channel: Stream | None = None
+) -> Iterator[Shell]:
+    """Give a root shell on ``connection``; ``timeout_s`` is the default limit of a command.
+
+    :param channel: the streams of a root shell that is there already.
+    """
+    shell = Shell(connection, guard=guard, timeout_s=timeout_s, channel=channel)
     try:
         yield shell
     finally:

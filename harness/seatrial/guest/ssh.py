@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import select
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -17,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from seatrial.clock import Deadline
 from seatrial.errors import AuthRefused, SessionError, SessionLost
 
-__all__ = ["Address", "Channel", "Connection", "RunKey", "connect", "read_banner"]
+__all__ = ["Address", "Channel", "Connection", "OnDemand", "RunKey", "connect", "read_banner"]
 
 # paramiko's thread logs every broken connection with a traceback; our errors say it once.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
@@ -197,6 +199,46 @@ def connect(address: Address, user: str, key: RunKey, *, deadline: Deadline) -> 
             _pin(address, transport.get_remote_server_key())
             transport.auth_publickey(user, key.paramiko)
         yield Connection(transport, user)
+
+
+class OnDemand:
+    """A connection that is made when it is first needed; used like :class:`Connection`, by any thread."""
+
+    def __init__(self, address: Address, user: str, key: RunKey, *, patience_s: float) -> None:
+        self.user = user
+        self._connect = functools.partial(connect, address, user, key)
+        self._patience_s = patience_s
+        self._lock = threading.Lock()
+        self._stack = contextlib.ExitStack()
+        self._made: Connection | None = None
+
+    @property
+    def connection(self) -> Connection:
+        """Return the connection, made now if there is none yet.
+
+        :raises SessionError: the guest does not let us in, or shows another host key.
+        """
+        with self._lock:
+            if self._made is None or not self._made.is_alive:
+                self._made = self._stack.enter_context(self._connect(deadline=Deadline(self._patience_s)))
+            return self._made
+
+    def open(self, command: str, *, deadline: Deadline) -> Channel:
+        """Start ``command`` on a channel of its own; see :meth:`Connection.open`."""
+        return self.connection.open(command, deadline=deadline)
+
+    def open_terminal(self, term: str, columns: int, rows: int, *, command: str, deadline: Deadline) -> Channel:
+        """Start ``command`` on a pseudo-terminal; see :meth:`Connection.open_terminal`."""
+        return self.connection.open_terminal(term, columns, rows, command=command, deadline=deadline)
+
+    @property
+    def is_alive(self) -> bool:
+        """Return whether there is no connection yet, or one that is up."""
+        return self._made is None or self._made.is_alive
+
+    def close(self) -> None:
+        """End the connection, if there is one."""
+        self._stack.close()
 
 
 def _pin(address: Address, shown: paramiko.PKey) -> None:

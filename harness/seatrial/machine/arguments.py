@@ -11,18 +11,44 @@ from seatrial.machine.disk import Image
 from seatrial.machine.firmware import Firmware
 from seatrial.policy.differences import Difference, Kind
 
-__all__ = ["Attached", "differences", "qemu_arguments"]
+__all__ = ["LIFELINE", "Attached", "Memory", "differences", "qemu_arguments"]
+
+# Where a guest finds the two streams of a lifeline: QEMU's own network, so it works without any route outwards.
+LIFELINE = ("10.0.2.100", (2201, 2202))
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The guest's memory as a file: shared, so that it can become a template, or private, a copy-on-write clone."""
+
+    fd: int
+    is_private: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attached:
-    """Descriptors that QEMU inherits: everything that has no name in the file system."""
+    """Descriptors that QEMU inherits: everything that has no name in the file system.
+
+    A machine with ``memory`` or ``is_incoming`` can be frozen and is a clone; ``frozen_fd`` is the overlay below a
+    clone's own, only ever read; ``lifeline_fds`` carry a shell that lives through a freeze.
+    """
 
     qmp_fd: int
     console_fd: int
     overlay_fd: int
     variables_fd: int | None
     seed_fd: int | None
+    memory: Memory | None = None
+    frozen_fd: int | None = None
+    lifeline_fds: tuple[int, int] | None = None
+    is_incoming: bool = False
+
+    @property
+    def inherited(self) -> tuple[int, ...]:
+        """Return every descriptor that QEMU must inherit."""
+        memory = self.memory.fd if self.memory else None
+        single = (self.qmp_fd, self.console_fd, self.overlay_fd, self.variables_fd, self.seed_fd, memory)
+        return tuple(fd for fd in (*single, self.frozen_fd, *(self.lifeline_fds or ())) if fd is not None)
 
 
 def qemu_arguments(
@@ -44,7 +70,8 @@ def qemu_arguments(
         *_channels(attached),
         *_disk(machine, image, attached),
         *_seed(attached),
-        *_network(),
+        *_network(attached),
+        *_snapshot(machine, attached),
         *("-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"),
         *(word for value in smbios for word in ("-smbios", f"type=11,value={value.replace(',', ',,')}")),
     ]
@@ -73,6 +100,8 @@ def _board(machine: Machine, accelerator: Accelerator, firmware: Firmware | None
             *_blockdev(driver="file", filename="/dev/fdset/1", **{"node-name": "variables"}),
         ]
     cpu = machine.cpu.kvm if accelerator == "kvm" else machine.cpu.tcg
+    if attached.memory is not None:
+        board += ",memory-backend=ram"
     return [*pflash, "-machine", board, "-cpu", cpu, "-smp", str(machine.cpus), "-m", f"{machine.memory_mib}M"]
 
 
@@ -81,6 +110,21 @@ def _channels(attached: Attached) -> list[str]:
         *("-chardev", f"socket,id=qmp,fd={attached.qmp_fd}", "-mon", "chardev=qmp,mode=control"),
         *("-chardev", f"socket,id=console,fd={attached.console_fd}", "-serial", "chardev:console"),
     ]
+
+
+def _snapshot(machine: Machine, attached: Attached) -> list[str]:
+    memory: list[str] = []
+    if attached.memory is not None:
+        options = {
+            "qom-type": "memory-backend-file",
+            "id": "ram",
+            "size": machine.memory_mib << 20,
+            "mem-path": f"/proc/self/fd/{attached.memory.fd}",
+            "share": not attached.memory.is_private,
+        }
+        # A clone's generation id is another one: the kernel then takes fresh randomness at once (vmgenid, Linux 5.18).
+        memory = ["-object", json.dumps(options), "-device", "vmgenid,guid=auto"]
+    return [*memory, *(["-incoming", "defer"] if attached.is_incoming else [])]
 
 
 def _disk(machine: Machine, image: Image, attached: Attached) -> list[str]:
@@ -97,13 +141,29 @@ def _disk(machine: Machine, image: Image, attached: Attached) -> list[str]:
     return [
         *_blockdev(**base_file),
         *_blockdev(driver=image.format, file="base-file", **{"node-name": "base", "read-only": True, **alone}),
+        *_frozen(attached),
         *_fd_set(attached.overlay_fd, 2),
         *_blockdev(
             driver="file", filename="/dev/fdset/2", **{"node-name": "overlay-file", "cache": {"no-flush": True}}
         ),
-        *_blockdev(driver="qcow2", file="overlay-file", backing="base", **{"node-name": "disk", "discard": "unmap"}),
+        *_blockdev(
+            driver="qcow2",
+            file="overlay-file",
+            backing="base" if attached.frozen_fd is None else "frozen",
+            **{"node-name": "disk", "discard": "unmap"},
+        ),
         *bus,
         *("-device", f"{device},drive=disk,bootindex=0"),
+    ]
+
+
+def _frozen(attached: Attached) -> list[str]:
+    if attached.frozen_fd is None:
+        return []
+    return [
+        *_fd_set(attached.frozen_fd, 4),
+        *_blockdev(driver="file", filename="/dev/fdset/4", **{"node-name": "frozen-file", "read-only": True}),
+        *_blockdev(driver="qcow2", file="frozen-file", backing="base", **{"node-name": "frozen", "read-only": True}),
     ]
 
 
@@ -118,10 +178,17 @@ def _seed(attached: Attached) -> list[str]:
     ]
 
 
-def _network() -> list[str]:
+def _network(attached: Attached) -> list[str]:
+    lifeline: list[str] = []
+    forwarded = ""
+    address, ports = LIFELINE
+    for port, descriptor in zip(ports, attached.lifeline_fds or (), strict=False):
+        lifeline += ["-chardev", f"socket,id=lifeline{port},fd={descriptor}"]
+        forwarded += f",guestfwd=tcp:{address}:{port}-chardev:lifeline{port}"
     return [
-        # The guest reaches nothing; QEMU chooses the port itself, so two runs cannot collide.
-        *("-netdev", "user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-:22"),
+        *lifeline,
+        # The guest reaches nothing else; QEMU chooses the port itself, so two runs cannot collide.
+        *("-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-:22{forwarded}"),
         *("-device", "virtio-net-pci,netdev=net,romfile="),
     ]
 

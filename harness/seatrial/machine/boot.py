@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,17 +12,28 @@ from pathlib import Path
 from seatrial.clock import Deadline, monotonic_s
 from seatrial.errors import AcceleratorError, GuestStopped, HostError, SessionError
 from seatrial.machine.accelerator import Choice
-from seatrial.machine.arguments import Attached, qemu_arguments
+from seatrial.machine.arguments import LIFELINE, Attached, Memory, qemu_arguments
 from seatrial.machine.console import Console, console_reader
 from seatrial.machine.definition import Machine
 from seatrial.machine.disk import Image, nameless_copy, nameless_overlay
 from seatrial.machine.firmware import Firmware, find_uefi
+from seatrial.machine.lifeline import Lifeline
 from seatrial.machine.provision import Provision
 from seatrial.machine.qmp import Monitor, attached
 from seatrial.machine.watch import Watch, last_words
 from seatrial.process import Child, require_program, run, running
 
-__all__ = ["Boot", "BootFacts", "Launch", "powered_on", "qemu_version", "usable_firmware"]
+__all__ = [
+    "Boot",
+    "BootFacts",
+    "Launch",
+    "Storage",
+    "guest_memory",
+    "paused",
+    "powered_on",
+    "qemu_version",
+    "usable_firmware",
+]
 
 _GREETING_S = 30.0
 _QUIT_S = 10.0
@@ -49,6 +61,20 @@ class Launch:
     firmware: Firmware | None
     provision: Provision
     folder: Path
+    is_cloneable: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """What a machine keeps its state in: descriptors of nameless files; whoever made them closes them.
+
+    ``memory`` is None for a machine that is never frozen; ``frozen_fd`` is the read-only overlay below a clone's own.
+    """
+
+    overlay_fd: int
+    variables_fd: int | None
+    memory: Memory | None = None
+    frozen_fd: int | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,9 +82,11 @@ class Boot:
     """A powered-on machine: its console, monitor and the time at which its CPUs started (time zero)."""
 
     launch: Launch
+    storage: Storage
     console: Console
     monitor: Monitor
     process: Child
+    lifeline: Lifeline | None
     port: int
     started_s: float
     watch: Watch
@@ -104,23 +132,43 @@ def powered_on(launch: Launch) -> Iterator[Boot]:
     :raises AcceleratorError: QEMU ends at once because of KVM.
     """
     folder = launch.folder
-    log = folder / "qemu.log"
     with contextlib.ExitStack() as stack:
-        ours_qmp, theirs_qmp = _socket_pair(stack)
-        ours_console, theirs_console = _socket_pair(stack)
-        overlay = stack.enter_context(nameless_overlay(launch.image.disk_bytes, folder))
         variables = launch.firmware.variables.read_bytes() if launch.firmware else b""
-        handed = Attached(
-            qmp_fd=theirs_qmp.fileno(),
-            console_fd=theirs_console.fileno(),
-            overlay_fd=overlay,
+        storage = Storage(
+            overlay_fd=stack.enter_context(nameless_overlay(launch.image.disk_bytes, folder)),
             variables_fd=stack.enter_context(nameless_copy(variables, folder, writable=True)) if variables else None,
-            seed_fd=(
-                stack.enter_context(nameless_copy(launch.provision.seed, folder, writable=False))
-                if launch.provision.seed
-                else None
-            ),
+            memory=Memory(stack.enter_context(guest_memory(launch.machine))) if launch.is_cloneable else None,
         )
+        boot = stack.enter_context(paused(launch, storage))
+        boot.started_s = monotonic_s()
+        boot.monitor.execute("cont")
+        yield boot
+
+
+@contextlib.contextmanager
+def guest_memory(machine: Machine) -> Iterator[int]:
+    """Yield a descriptor of a nameless file in memory, as large as the guest's memory, with no page in use yet."""
+    descriptor = os.memfd_create("seatrial-guest", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(descriptor, machine.memory_mib << 20)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def paused(launch: Launch, storage: Storage, *, is_incoming: bool = False) -> Iterator[Boot]:
+    """Start QEMU with its CPUs stopped and yield the boot with console and monitor attached; end all at the end.
+
+    :param is_incoming: QEMU waits for the state of another one (QMP ``migrate-incoming``).
+    :raises HostError: QEMU cannot be started.
+    :raises AcceleratorError: QEMU ends at once because of KVM.
+    """
+    log = launch.folder / "qemu.log"
+    with contextlib.ExitStack() as stack:
+        wires = [_socket_pair(stack) for _wire in range(4 if storage.memory else 2)]
+        ours, theirs = zip(*wires, strict=True)
+        handed = _handed(stack, launch, storage, [sock.fileno() for sock in theirs], is_incoming=is_incoming)
         arguments = qemu_arguments(
             launch.machine,
             launch.image,
@@ -129,24 +177,44 @@ def powered_on(launch: Launch) -> Iterator[Boot]:
             attached=handed,
             smbios=launch.provision.smbios,
         )
-        inherited = [
-            fd for fd in (handed.qmp_fd, handed.console_fd, overlay, handed.variables_fd, handed.seed_fd) if fd
-        ]
-        process = stack.enter_context(running(arguments, log=log, pass_fds=inherited))
-        theirs_qmp.close()
-        theirs_console.close()
-        console = stack.enter_context(console_reader(ours_console, folder / "console.log"))
-        monitor = stack.enter_context(_monitor(ours_qmp, process, launch, log))
-        port = monitor.forwarded_port(22)
-        started = monotonic_s()
-        monitor.execute("cont")
+        process = stack.enter_context(running(arguments, log=log, pass_fds=handed.inherited))
+        for end in theirs:
+            end.close()
+        console = stack.enter_context(console_reader(ours[1], launch.folder / "console.log"))
+        monitor = stack.enter_context(_monitor(ours[0], process, launch, log))
         kind = launch.choice.accelerator
-        watch = Watch(console=console, monitor=monitor, process=process, accelerator=kind, qemu_log=log)
         boot = Boot(
-            launch=launch, console=console, monitor=monitor, process=process, port=port, started_s=started, watch=watch
+            launch=launch,
+            storage=storage,
+            console=console,
+            monitor=monitor,
+            process=process,
+            lifeline=Lifeline(ours[2], ours[3]) if storage.memory else None,
+            port=monitor.forwarded_port(22),
+            started_s=monotonic_s(),
+            watch=Watch(console=console, monitor=monitor, process=process, accelerator=kind, qemu_log=log),
         )
         stack.callback(_quit, boot)
+        if boot.lifeline is not None:
+            stack.enter_context(boot.lifeline)
         yield boot
+
+
+def _handed(
+    stack: contextlib.ExitStack, launch: Launch, storage: Storage, wires: list[int], *, is_incoming: bool
+) -> Attached:
+    seed = launch.provision.seed
+    return Attached(
+        qmp_fd=wires[0],
+        console_fd=wires[1],
+        lifeline_fds=(wires[2], wires[3]) if storage.memory else None,
+        overlay_fd=storage.overlay_fd,
+        variables_fd=storage.variables_fd,
+        seed_fd=stack.enter_context(nameless_copy(seed, launch.folder, writable=False)) if seed else None,
+        memory=storage.memory,
+        frozen_fd=storage.frozen_fd,
+        is_incoming=is_incoming,
+    )
 
 
 def _socket_pair(stack: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:

@@ -17,7 +17,7 @@ from seatrial.clock import Deadline
 from seatrial.errors import ConfigError, HostError
 from seatrial.process import require_program, run
 
-__all__ = ["Image", "nameless_copy", "nameless_overlay", "open_image", "sha256"]
+__all__ = ["Image", "blank_overlay", "nameless_copy", "nameless_overlay", "open_image", "sha256"]
 
 _SECTOR: Final = 512
 _COMPRESSED: Final = {
@@ -129,17 +129,29 @@ def nameless_overlay(disk_bytes: int, folder: Path) -> Iterator[int]:
 
     The file's name is gone before QEMU starts, so no end of the run, SIGKILL included, can leave it behind.
     """
+    with _made_overlay(disk_bytes, folder) as path:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def blank_overlay(disk_bytes: int, folder: Path) -> bytes:
+    """Return the content of an empty qcow2 of ``disk_bytes``: many overlays need only one run of qemu-img."""
+    with _made_overlay(disk_bytes, folder) as path:
+        return path.read_bytes()
+
+
+@contextlib.contextmanager
+def _made_overlay(disk_bytes: int, folder: Path) -> Iterator[Path]:
     qemu_img = require_program("qemu-img", why="make the throw-away overlay")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".overlay-") as place:
         path = Path(place, "overlay.qcow2")
         made = run([qemu_img, "create", "-q", "-f", "qcow2", path, str(disk_bytes)], deadline=Deadline(60))
         if made.status != 0:
             raise HostError(f"qemu-img cannot make an overlay in {str(folder)!r}: {made.complaint}")
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+        yield path
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import logging
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from typing import Any, cast
 
 from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
@@ -40,7 +40,29 @@ class Monitor:
         :raises GuestStopped: QEMU is gone or does not answer.
         :raises HostError: QEMU refused the command.
         """
-        future = asyncio.run_coroutine_threadsafe(self._client.execute(command, dict(arguments)), self._loop)
+        return self._waited(self._client.execute(command, dict(arguments)), command)
+
+    def hand_over(self, descriptor: int, command: str, **arguments: object) -> Any:
+        """Send a descriptor (SCM_RIGHTS) with the command that takes it, ``getfd`` or ``add-fd``; return the answer.
+
+        :raises GuestStopped: QEMU is gone or does not answer.
+        :raises HostError: QEMU refused it.
+        """
+
+        async def send() -> Any:
+            self._client.send_fd_scm(descriptor)
+            return await self._client.execute(command, dict(arguments))
+
+        return self._waited(send(), command)
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """Return QEMU's version, major and minor."""
+        told = self.execute("query-version")["qemu"]
+        return int(told["major"]), int(told["minor"])
+
+    def _waited(self, command_sent: Coroutine[Any, Any, Any], command: str) -> Any:
+        future = asyncio.run_coroutine_threadsafe(command_sent, self._loop)
         try:
             return future.result(timeout=_ANSWER_S)
         except ExecuteError as exc:
