@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from seatrial.errors import AcceleratorError, ConfigError
-from seatrial.guest.facts import Facts
-from seatrial.guest.ready import Guest, Patience, ready_guest
+from seatrial.guest.ready import Patience, ready_guest
 from seatrial.guest.ssh import Address, RunKey
 from seatrial.layout import cache_dir, data_dir
 from seatrial.machine.accelerator import Choice, choices, remember_kvm
-from seatrial.machine.boot import Boot, BootFacts, Launch, powered_on, qemu_version, usable_firmware
+from seatrial.machine.boot import Launch, powered_on, qemu_version, usable_firmware
 from seatrial.machine.definition import Machine, load_machine
 from seatrial.machine.disk import Image, open_image
 from seatrial.machine.firmware import Firmware
 from seatrial.machine.provision import KEY_COMMENT, provision
 from seatrial.options import TCG_FACTOR, Settings
 from seatrial.policy.flavours import Flavour
-from seatrial.progress import Progress
+from seatrial.progress import Progress, Silent
+from seatrial.restore import Restorer, Session, new_session
 from seatrial.suites import flavour_names, read_flavour
 
 __all__ = ["Candidate", "Session", "booted", "examine", "first_usable", "launch_of"]
-
-_MOST_CONSOLE = 262_144
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,29 +40,6 @@ class Candidate:
     firmware: Firmware | None
     qemu: str
     tries: tuple[Choice, ...]
-
-
-@dataclass(slots=True, kw_only=True)
-class Session:
-    """A ready guest as the suites see it. ``host`` is a testinfra host, made for this boot."""
-
-    host: Any
-    facts: Facts
-    guest: Guest
-    boot: Boot
-
-    @property
-    def boot_facts(self) -> BootFacts:
-        """Return what is known of the boot from outside."""
-        console = self.boot.console.path.read_bytes()[-_MOST_CONSOLE:].decode("utf-8", "backslashreplace")
-        return BootFacts(
-            accelerator=self.boot.launch.choice.accelerator,
-            banner_s=self.guest.banner_s,
-            login_s=self.guest.login_s,
-            ready_s=self.guest.ready_s,
-            state=self.guest.state,
-            console=console,
-        )
 
 
 def examine(settings: Settings) -> Candidate:
@@ -99,18 +76,20 @@ def booted(
     run: str,
     progress: Progress,
     describe: Callable[[Launch], None] = lambda _launch: None,
+    is_cloneable: bool = False,
 ) -> Iterator[Session]:
     """Boot the candidate, wait until it is ready and give the session; the next accelerator is tried where allowed.
 
     :param folder: where console log, QEMU log and the nameless overlay go.
     :param run: an id for the guest's provisioning.
     :param describe: called before each try with what is launched.
+    :param is_cloneable: prepare the machine for being frozen and cloned in moments; without it, that takes longer.
     :raises SeatrialError: it did not come up, or this host cannot boot it.
     """
     key = RunKey(KEY_COMMENT)
 
     def start(choice: Choice) -> contextlib.AbstractContextManager[Session]:
-        launch = launch_of(candidate, choice, folder, run=run, key=key)
+        launch = launch_of(candidate, choice, folder, run=run, key=key, is_cloneable=is_cloneable)
         describe(launch)
         return _ready(candidate, launch, key, progress)
 
@@ -147,7 +126,9 @@ def first_usable(
             return
 
 
-def launch_of(candidate: Candidate, choice: Choice, folder: Path, *, run: str, key: RunKey) -> Launch:
+def launch_of(
+    candidate: Candidate, choice: Choice, folder: Path, *, run: str, key: RunKey, is_cloneable: bool = False
+) -> Launch:
     """Return all that a boot of ``candidate`` on the accelerator ``choice`` needs."""
     return Launch(
         machine=candidate.machine,
@@ -156,18 +137,13 @@ def launch_of(candidate: Candidate, choice: Choice, folder: Path, *, run: str, k
         firmware=candidate.firmware,
         provision=provision(candidate.flavour.access, key.public_line, run_id=run),
         folder=folder,
+        is_cloneable=is_cloneable,
     )
 
 
 @contextlib.contextmanager
 def _ready(candidate: Candidate, launch: Launch, key: RunKey, progress: Progress) -> Iterator[Session]:
-    settings, choice = candidate.settings, launch.choice
-    factor = TCG_FACTOR if choice.accelerator == "tcg" else 1
-    patience = Patience(
-        boot_s=settings.boot_timeout * factor,
-        settle_s=settings.settle_timeout * factor,
-        command_s=settings.command_timeout * factor,
-    )
+    patience, choice = _patience(candidate.settings, launch.choice), launch.choice
     progress.phase(f"powering on under {choice.accelerator} ({choice.reason})")
     with powered_on(launch) as boot:
         watching = [True]
@@ -177,8 +153,24 @@ def _ready(candidate: Candidate, launch: Launch, key: RunKey, progress: Progress
         ) as guest:
             watching.clear()
             progress.phase(f"ready {guest.ready_s:.1f} s after power-on: the system says {guest.state!r}")
-            # testinfra takes long to import: only now, while nobody waits for it.
-            from seatrial.guest.backend import new_host  # noqa: PLC0415
+            restorer = Restorer(key, patience, launch.folder, cold=functools.partial(_again, candidate, launch, key))
+            with contextlib.closing(restorer):
+                yield new_session(guest, boot, restorer=restorer)
 
-            host = new_host(guest.shell, candidate.image.path.name)
-            yield Session(host=host, facts=Facts(guest.shell), guest=guest, boot=boot)
+
+def _patience(settings: Settings, choice: Choice) -> Patience:
+    factor = TCG_FACTOR if choice.accelerator == "tcg" else 1
+    return Patience(
+        boot_s=settings.boot_timeout * factor,
+        settle_s=settings.settle_timeout * factor,
+        command_s=settings.command_timeout * factor,
+    )
+
+
+@contextlib.contextmanager
+def _again(candidate: Candidate, launch: Launch, key: RunKey, folder: Path) -> Iterator[Session]:
+    """Boot the same once more; for machines that cannot be frozen."""
+    again = dataclasses.replace(launch, folder=folder, is_cloneable=False)
+    with _ready(candidate, again, key, Silent()) as session:
+        session.restorer, session.is_restored = None, True
+        yield session

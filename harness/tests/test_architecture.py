@@ -21,6 +21,7 @@ FLOORS = (
         "suites",
         "plan",
         "session",
+        "restore",
         "gate",
         "report",
         "doctor",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from seatrial.clock import Deadline
 from seatrial.errors import AuthRefused, BootTimeout, SessionLost
 from seatrial.guest.shell import Shell, root_shell
-from seatrial.guest.ssh import Address, Connection, Guard, RunKey, connect, read_banner
+from seatrial.guest.ssh import Address, Connection, Guard, OnDemand, RunKey, connect, read_banner
 from seatrial.progress import Progress
 
 __all__ = ["Guest", "Patience", "ready_guest"]
@@ -33,7 +33,7 @@ class Patience:
 class Guest:
     """A guest that answers: connection, root shell, and when it got there (seconds since power-on)."""
 
-    connection: Connection
+    connection: Connection | OnDemand
     shell: Shell
     address: Address
     banner: str

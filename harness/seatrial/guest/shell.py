@@ -286,9 +286,7 @@ def _script(command: str, mark: str) -> bytes:
 
 
 @contextlib.contextmanager
-def root_shell(
-    connection: Opener, *, guard: Guard, timeout_s: float, channel: Stream | None = None
-) -> Iterator[Shell]:
+def root_shell(connection: Opener, *, guard: Guard, timeout_s: float, channel: Stream | None = None) -> Iterator[Shell]:
     """Give a root shell on ``connection``; ``timeout_s`` is the default limit of a command.
 
     :param channel: the streams of a root shell that is there already.

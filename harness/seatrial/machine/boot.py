@@ -12,7 +12,7 @@ from pathlib import Path
 from seatrial.clock import Deadline, monotonic_s
 from seatrial.errors import AcceleratorError, GuestStopped, HostError, SessionError
 from seatrial.machine.accelerator import Choice
-from seatrial.machine.arguments import LIFELINE, Attached, Memory, qemu_arguments
+from seatrial.machine.arguments import Attached, Memory, qemu_arguments
 from seatrial.machine.console import Console, console_reader
 from seatrial.machine.definition import Machine
 from seatrial.machine.disk import Image, nameless_copy, nameless_overlay

@@ -43,6 +43,8 @@ class Lifeline:
         self.close()
         for reader in self._readers:
             reader.join()
+        for sock in self._sockets:
+            sock.close()
 
     def _read(self, number: int) -> None:
         sock, held = self._sockets[number], self._held[number]
