@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # The tests' own helper modules (ssh_server, ...) live beside this file; importlib mode does not add the folder.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -15,6 +16,10 @@ from seatrial.clock import Deadline
 from seatrial.guest.shell import Shell, root_shell
 from seatrial.guest.ssh import Address, Connection, RunKey, connect
 from ssh_server import Served, ssh_server
+
+# How long an example takes says more about who else uses this computer than about the code.
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")
 
 pytest_plugins = ["pytester"]
 
