@@ -68,7 +68,8 @@ class Run:
         self._writer = RecordWriter(self.folder)
         self._verdicts = {key: self._before(suite, control) for key, (suite, control) in self.controls.items()}
         image = candidate.image
-        progress.phase(f"taking the digest of {image.path.name}")
+        if image.digest is None:
+            progress.phase(f"taking the digest of {image.path.name}")
         self.record = Record(
             schema_version=SCHEMA_VERSION,
             seatrial=__version__,
@@ -80,9 +81,9 @@ class Run:
             image=ImageFacts(
                 path=str(image.path.absolute()),
                 name=image.path.name,
-                format=image.format,
+                format=image.title,
                 size_bytes=image.file_bytes,
-                sha256=sha256(image.path, progress=lambda share: progress.detail(f"{share:.0%}")),
+                sha256=image.digest or sha256(image.path, progress=lambda share: progress.detail(f"{share:.0%}")),
                 sha256_after=None,
             ),
             flavour=FlavourFacts(

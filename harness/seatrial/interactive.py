@@ -38,7 +38,8 @@ def boot_for_a_person(settings: Settings, *, console: bool) -> int:
     :raises ConfigError: no terminal, or the image is not usable.
     :raises SeatrialError: the image did not come up.
     """
-    candidate = examine(settings)
+    with progress_for() as progress:
+        candidate = examine(settings, progress)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise ConfigError("'seatrial boot' needs a terminal on stdin and stdout", hint="scripts use 'seatrial gate'")
     with tempfile.TemporaryDirectory(prefix="seatrial-boot-") as place:

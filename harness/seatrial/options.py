@@ -77,7 +77,12 @@ def _switch(text: str) -> bool:
 
 
 OPTIONS = (
-    Option(name="image", parse=Path, metavar="FILE", help="candidate image (raw or qcow2); only ever read"),
+    Option(
+        name="image",
+        parse=Path,
+        metavar="FILE",
+        help="candidate image (raw, qcow2, VHD, VHDX, VMDK, each also compressed by gz, xz, bz2, zstd); only ever read",
+    ),
     Option(name="flavour", metavar="NAME", help="what the image is: the policy to judge it by"),
     Option(
         name="accel",

@@ -175,9 +175,9 @@ class Gate:
 
         if getattr(config.option, "numprocesses", None) or hasattr(config, "workerinput"):
             raise pytest.UsageError("--image does not go with -n: one session judges one guest\n  hint: leave -n away")
-        with _user_errors():
-            self.candidate: Candidate = examine(resolve(config.getoption, config.getini, environment()))
         self.config = config
+        with self._shown() as progress, _user_errors():
+            self.candidate: Candidate = examine(resolve(config.getoption, config.getini, environment()), progress)
         self.plan: Plan | None = None
         self.run: Run | None = None
 

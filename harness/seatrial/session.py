@@ -17,7 +17,7 @@ from seatrial.layout import cache_dir, data_dir
 from seatrial.machine.accelerator import Choice, choices, remember_kvm
 from seatrial.machine.boot import Launch, powered_on, qemu_version, usable_firmware
 from seatrial.machine.definition import Machine, load_machine
-from seatrial.machine.disk import Image, open_image
+from seatrial.machine.disk import Image, open_image, ready
 from seatrial.machine.firmware import Firmware
 from seatrial.machine.provision import KEY_COMMENT, provision
 from seatrial.options import TCG_FACTOR, Settings
@@ -42,8 +42,8 @@ class Candidate:
     tries: tuple[Choice, ...]
 
 
-def examine(settings: Settings) -> Candidate:
-    """Return the candidate that ``settings`` describe, before anything boots.
+def examine(settings: Settings, progress: Progress | None = None) -> Candidate:
+    """Return the candidate that ``settings`` describe, before anything boots; a compressed image is unpacked last.
 
     :raises ConfigError: the image, flavour, machine or accelerator is not usable.
     :raises HostError: this computer lacks QEMU or firmware.
@@ -63,6 +63,7 @@ def examine(settings: Settings) -> Candidate:
     qemu = qemu_version(machine)
     firmware = usable_firmware(machine)
     tries = choices(settings.accel, cache_dir())
+    image = ready(image, cache_dir("unpacked"), progress or Silent())
     return Candidate(
         settings=settings, image=image, flavour=flavour, machine=machine, firmware=firmware, qemu=qemu, tries=tries
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
 import struct
@@ -21,7 +20,8 @@ GPT = b"\0" * 510 + b"\x55\xaa" + b"EFI PART" + b"\0" * 5000
 
 def qcow2(*, version: int = 3, backing: int = 0, incompatible: int = 0, size: int = 1 << 20) -> bytes:
     head = struct.pack(">4sIQIIQ", b"QFI\xfb", version, backing, 0, 16, size)
-    return head.ljust(72, b"\0") + struct.pack(">QQQII", incompatible, 0, 0, 4, 104) + b"\0" * 4096
+    tables = struct.pack(">IIQ", 0, 1, 65536)
+    return (head + tables).ljust(72, b"\0") + struct.pack(">QQQII", incompatible, 0, 0, 4, 104) + b"\0" * 70000
 
 
 def write(path: Path, content: bytes) -> Path:
@@ -44,15 +44,22 @@ def bad_inputs() -> list[tuple[str, bytes, str]]:
     return [
         ("empty", b"", r"is empty \(0 bytes\)"),
         ("text", b"no disk at all\n" * 100, "is not a disk image: neither a qcow2 header nor a partition table"),
-        ("gzip", gzip.compress(GPT), "is compressed with gzip\n  hint: unpack it first: gunzip -k"),
-        ("xz", b"\xfd7zXZ\x00" + GPT, "is compressed with xz"),
-        ("zstd", b"\x28\xb5\x2f\xfd" + GPT, "is compressed with zstd"),
-        ("vhdx", b"vhdxfile" + GPT, "is in format 'vhdx', which .*\n  hint: convert a copy: qemu-img convert"),
-        ("fixed vhd", GPT + b"conectix".ljust(512, b"\0"), "is in format 'vpc'"),
+        ("vhdx", b"vhdxfile" + GPT, "is a damaged VHDX: neither copy of its header is valid"),
+        ("fixed vhd", GPT + b"conectix".ljust(512, b"\0"), "is a damaged VHD: the checksum of its footer"),
         ("backing file", qcow2(backing=104), "refers to a backing file; a candidate must stand alone"),
         ("data file", qcow2(incompatible=4), "refers to an external data file"),
         ("cut qcow2", qcow2()[:60], r"cut off inside its header \(60 bytes\)"),
         ("qcow2 of the future", qcow2(version=9), "claims qcow2 version 9; versions 2 and 3 exist"),
+        ("unknown feature", qcow2(incompatible=1 << 40), "features that are unknown here"),
+        ("corrupt qcow2", qcow2(incompatible=2), "QEMU has marked as corrupt\n  hint: repair a copy"),
+        ("absurd size", qcow2(size=1 << 60), "claims a disk of 1152921504606846976 bytes"),
+        ("no size", qcow2(size=0), "is a qcow2 file of a disk of 0 bytes"),
+        ("qcow2 without tables", qcow2(size=1 << 40), "its table of 1 entries does not fit"),
+        ("cut before its table", qcow2()[:150], "is a qcow2 file cut off at byte 150"),
+        ("vmdk descriptor", b"# Disk DescriptorFile\nversion=1\n" * 40, "is a VMDK descriptor"),
+        ("tar", b"\0" * 257 + b"ustar" + b"\0" * 999, "it is a tar archive .*\n  hint: unpack it first"),
+        ("vdi", b"\0" * 64 + b"\x7f\x10\xda\xbe" + GPT, "it is a VirtualBox disk .*\n  hint: convert a copy: qemu-img"),
+        ("iso", b"\0" * 32769 + b"CD001" + b"\0" * 99, "it is a CD or DVD"),
     ]
 
 
@@ -91,7 +98,7 @@ def test_an_unreadable_image_is_refused(tmp_path: Path) -> None:
 def test_any_content_gives_an_image_or_a_config_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = write(tmp_path_factory.mktemp("any") / "image", content)
     try:
-        found = open_image(path).format
+        found = str(open_image(path).format)
     except ConfigError as exc:
         found = str(exc)
     assert found in {"raw", "qcow2"} or str(path) in found

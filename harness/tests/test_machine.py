@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from seatrial.clock import Deadline
 from seatrial.errors import AcceleratorError, BootTimeout, ConfigError, HostError
 from seatrial.evidence.console import FATAL, fatal_state, plain
+from seatrial.evidence.disk.formats import Format
 from seatrial.guest.ready import Patience, ready_guest
 from seatrial.guest.ssh import Address, RunKey
 from seatrial.layout import data_dir
@@ -40,7 +41,7 @@ def q35() -> Machine:
     return load_machine("q35-uefi", MACHINES)
 
 
-def arguments(format: str = "raw", *, seed_fd: int | None = None, smbios: tuple[str, ...] = ()) -> list[str]:
+def arguments(format: Format = "raw", *, seed_fd: int | None = None, smbios: tuple[str, ...] = ()) -> list[str]:
     return qemu_arguments(
         q35(),
         Image(path=Path("/images/a,b.raw"), format=format, file_bytes=1, disk_bytes=512),

@@ -130,17 +130,8 @@ def _snapshot(machine: Machine, attached: Attached) -> list[str]:
 def _disk(machine: Machine, image: Image, attached: Attached) -> list[str]:
     bus = {"virtio-blk": [], "virtio-scsi": ["-device", "virtio-scsi-pci,id=scsi"]}[machine.disk]
     device = {"virtio-blk": "virtio-blk-pci", "virtio-scsi": "scsi-hd,bus=scsi.0"}[machine.disk]
-    # A candidate's own header must not make QEMU open other files: backing is cut off here as well as refused before.
-    alone = {"backing": None} if image.format == "qcow2" else {}
-    base_file = {
-        "driver": "file",
-        "filename": str(Path(image.path).absolute()),
-        "node-name": "base-file",
-        "read-only": True,
-    }
     return [
-        *_blockdev(**base_file),
-        *_blockdev(driver=image.format, file="base-file", **{"node-name": "base", "read-only": True, **alone}),
+        *_base(image, str(Path(image.disk).absolute())),
         *_frozen(attached),
         *_fd_set(attached.overlay_fd, 2),
         *_blockdev(
@@ -155,6 +146,17 @@ def _disk(machine: Machine, image: Image, attached: Attached) -> list[str]:
         *bus,
         *("-device", f"{device},drive=disk,bootindex=0"),
     ]
+
+
+def _base(image: Image, filename: str) -> list[str]:
+    """Return the read-only node ``base`` on the file ``filename``, by the driver that ``image`` says and no other."""
+    named = {"node-name": "base", "read-only": True}
+    file = {"driver": "file", "filename": filename, "read-only": True}
+    if "force_size_calc" in image.driver:
+        # -blockdev does not know this option of the vpc driver (it is not in QAPI); -drive does.
+        words = json.dumps({**image.driver, **named, "file": file}).replace(",", ",,")
+        return ["-drive", f"if=none,id=base-drive,readonly=on,file=json:{words}"]
+    return [*_blockdev(**file, **{"node-name": "base-file"}), *_blockdev(**image.driver, file="base-file", **named)]
 
 
 def _frozen(attached: Attached) -> list[str]:

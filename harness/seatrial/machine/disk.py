@@ -3,124 +3,150 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
+import shlex
 import stat
-import struct
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 from seatrial.clock import Deadline
 from seatrial.errors import ConfigError, HostError
+from seatrial.evidence.disk.formats import Disk, Format, Packed, Packing, recognise
+from seatrial.evidence.disk.reading import Fault
+from seatrial.machine.digest import sha256
+from seatrial.machine.unpack import unpacked
 from seatrial.process import require_program, run
+from seatrial.progress import Progress
 
-__all__ = ["Image", "blank_overlay", "nameless_copy", "nameless_overlay", "open_image", "sha256"]
-
-_SECTOR: Final = 512
-_COMPRESSED: Final = {
-    b"\x1f\x8b": ("gzip", "gunzip -k"),
-    b"\xfd7zXZ\x00": ("xz", "unxz -k"),
-    b"BZh": ("bzip2", "bunzip2 -k"),
-    b"\x28\xb5\x2f\xfd": ("zstd", "unzstd"),
-}
-_CONVERTIBLE: Final = {b"conectix": "vpc", b"vhdxfile": "vhdx", b"KDMV": "vmdk"}
+__all__ = ["Image", "blank_overlay", "nameless_copy", "nameless_overlay", "open_image", "ready", "sha256"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """A candidate: its file, format (a QEMU driver name) and the size in bytes of the disk that the guest sees."""
+    """A candidate: its file, format, and the size in bytes of the disk that the guest sees.
+
+    ``path`` is the file that was handed in, whose digest counts. ``unpacked`` is the plain copy of a compressed one,
+    and ``digest`` the SHA-256 of ``path`` that was taken when it was unpacked.
+    """
 
     path: Path
-    format: str
+    format: Format
     file_bytes: int
     disk_bytes: int
+    force_size: bool = False
+    packing: Packing | None = None
+    unpacked: Path | None = None
+    digest: str | None = None
+
+    @property
+    def disk(self) -> Path:
+        """Return the file that QEMU reads."""
+        return self.unpacked or self.path
+
+    @property
+    def title(self) -> str:
+        """Return the format in words, such as ``qcow2 in zstd``."""
+        return f"{self.format} in {self.packing}" if self.packing else self.format
+
+    @property
+    def driver(self) -> Mapping[str, object]:
+        """Return the options of QEMU's block driver; the format is never left to QEMU to find out.
+
+        A candidate's own header must not make QEMU open other files: backing is cut off here as well as refused before.
+        """
+        if self.format == "vhd-fixed":
+            # QEMU's driver would take the rounded geometry for the size; the file is the disk and a footer behind it.
+            return {"driver": "raw", "offset": 0, "size": self.disk_bytes}
+        if self.format == "vhd":
+            return {"driver": "vpc", **({"force_size_calc": "current_size"} if self.force_size else {})}
+        if self.format in ("qcow2", "vmdk"):
+            return {"driver": self.format, "backing": None}
+        return {"driver": self.format}
 
 
 def open_image(path: Path) -> Image:
-    """Return what ``path`` is, from its content alone.
+    """Return what ``path`` is, from its content alone. A compressed image still has to be unpacked: see :func:`ready`.
 
-    :raises ConfigError: it is missing, unreadable, no regular file, empty, no disk image, or one that would make
-        QEMU open further files of the host.
+    :raises ConfigError: it is missing, unreadable, no regular file, empty, no disk image, damaged, or one that would
+        make QEMU open further files of the host.
     """
-    head, tail, size = _ends(path)
-    if head.startswith(b"QFI\xfb"):
-        return Image(path=path, format="qcow2", file_bytes=size, disk_bytes=_qcow2_size(path, head))
-    for magic, (name, command) in _COMPRESSED.items():
-        if head.startswith(magic):
-            raise ConfigError(
-                f"image {str(path)!r} is compressed with {name}", hint=f"unpack it first: {command} {path}"
-            )
-    for magic, driver in _CONVERTIBLE.items():
-        if head.startswith(magic) or tail.startswith(magic):
-            raise ConfigError(
-                f"image {str(path)!r} is in format {driver!r}, which Seatrial does not boot directly",
-                hint=f"convert a copy: qemu-img convert -O qcow2 {path} {path.with_suffix('.qcow2')}",
-            )
-    if head[510:512] != b"\x55\xaa" and head[512:520] != b"EFI PART":
+    with _opened(path) as file:
+        size = os.fstat(file).st_size
+        found = _recognised(path, file, size)
+    if isinstance(found, Packed):
+        # What it holds is known when it has been unpacked.
+        return Image(path=path, format="raw", file_bytes=size, disk_bytes=0, packing=found.packing)
+    return Image(
+        path=path, format=found.format, file_bytes=size, disk_bytes=found.disk_bytes, force_size=found.force_size
+    )
+
+
+def ready(image: Image, cache: Path, progress: Progress) -> Image:
+    """Return ``image`` as QEMU can read it: a compressed one is unpacked into the folder ``cache``, once.
+
+    :raises ConfigError: it is damaged, or what is in it is no disk image.
+    :raises HostError: there is no space for it.
+    """
+    if image.packing is None:
+        return image
+    progress.phase(f"taking the digest of {image.path.name}")
+    digest = sha256(image.path, progress=lambda share: progress.detail(f"{share:.0%}"))
+    plain = unpacked(image.path, image.packing, digest, cache, progress)
+    with _opened(plain) as file:
+        size = os.fstat(file).st_size
+        found = _recognised(image.path, file, size)
+    if isinstance(found, Packed):
         raise ConfigError(
-            f"image {str(path)!r} is not a disk image: neither a qcow2 header nor a partition table was found",
-            hint=f"it begins with {head[:16].hex(' ')}; give a whole disk, no partition or archive",
+            f"image {str(image.path)!r} is compressed twice: {found.packing} in {image.packing}",
+            hint="unpack the outer one first",
         )
-    return Image(path=path, format="raw", file_bytes=size, disk_bytes=-(-size // _SECTOR) * _SECTOR)
+    return replace(
+        image,
+        format=found.format,
+        disk_bytes=found.disk_bytes,
+        force_size=found.force_size,
+        unpacked=plain,
+        digest=digest,
+    )
 
 
-def _ends(path: Path) -> tuple[bytes, bytes, int]:
+def _recognised(path: Path, file: int, size: int) -> Disk | Packed:
+    try:
+        return recognise(lambda offset, length: os.pread(file, length, offset), size)
+    except Fault as exc:
+        raise ConfigError(
+            f"image {str(path)!r} {exc.message}", hint=exc.hint.replace("IMAGE", shlex.quote(str(path)))
+        ) from exc
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """Yield a descriptor of the regular, not empty file ``path``, opened to be read."""
     try:
         # O_NONBLOCK: opening a FIFO must not wait for a writer.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123 -- from a descriptor
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                kind = "a directory" if stat.S_ISDIR(found.st_mode) else "no regular file"
-                raise ConfigError(f"image {str(path)!r} is {kind}", hint="give the path of a disk image file")
-            if found.st_size == 0:
-                raise ConfigError(
-                    f"image {str(path)!r} is empty (0 bytes)", hint="did the build end early, or the disk run full?"
-                )
-            head = file.read(4096)
-            file.seek(max(0, found.st_size - _SECTOR))
-            return head, file.read(_SECTOR), found.st_size
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise ConfigError(
             f"image {str(path)!r} does not exist", hint="check the path; 'seatrial image list' shows the demo images"
         ) from None
-    except IsADirectoryError:
-        raise ConfigError(f"image {str(path)!r} is a directory", hint="give the path of a disk image file") from None
     except OSError as exc:
         raise ConfigError(
             f"image {str(path)!r} cannot be read: {exc.strerror}", hint="check its owner and mode"
         ) from exc
-
-
-def _qcow2_size(path: Path, head: bytes) -> int:
-    """Return the virtual size from a qcow2 header (QEMU docs/interop/qcow2.txt), refusing references to other files."""
-    if len(head) < 104:
-        raise ConfigError(f"image {str(path)!r} is a qcow2 file cut off inside its header ({len(head)} bytes)")
-    _magic, version, backing, _length, _bits, size = struct.unpack_from(">4sIQIIQ", head)
-    if version not in (2, 3):
-        raise ConfigError(f"image {str(path)!r} claims qcow2 version {version}; versions 2 and 3 exist")
-    incompatible = struct.unpack_from(">Q", head, 72)[0] if version == 3 else 0
-    other = "a backing file" if backing else "an external data file" if incompatible & 4 else ""
-    if other:
-        raise ConfigError(
-            f"image {str(path)!r} refers to {other}; a candidate must stand alone, or it could read files of this host",
-            hint=f"flatten a copy: qemu-img convert -O qcow2 {path} {path.with_suffix('.flat.qcow2')}",
-        )
-    return int(size)
-
-
-def sha256(path: Path, *, progress: Callable[[float], None] = lambda _share: None) -> str:
-    """Return the SHA-256 of ``path`` as hex; ``progress`` is given the share done, 0 to 1."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        size, done = max(1, os.fstat(file.fileno()).st_size), 0
-        while block := file.read(8 * 1024 * 1024):
-            digest.update(block)
-            done += len(block)
-            progress(done / size)
-    return digest.hexdigest()
+    try:
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode):
+            kind = "a directory" if stat.S_ISDIR(found.st_mode) else "no regular file"
+            raise ConfigError(f"image {str(path)!r} is {kind}", hint="give the path of a disk image file")
+        if found.st_size == 0:
+            raise ConfigError(
+                f"image {str(path)!r} is empty (0 bytes)", hint="did the build end early, or the disk run full?"
+            )
+        yield file
+    finally:
+        os.close(file)
 
 
 @contextlib.contextmanager

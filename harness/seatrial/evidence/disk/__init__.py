@@ -1,0 +1,1 @@
+"""Pure readers of disk formats and partition tables: bytes that somebody else wrote, read with suspicion."""
