@@ -17,9 +17,11 @@ __all__ = [
     "ConfigError",
     "GuestStopped",
     "HostError",
+    "HostKeyChanged",
     "NotRecorded",
     "ObservationError",
     "OutputTooLarge",
+    "RightsRefused",
     "SeatrialError",
     "SessionError",
     "SessionLost",
@@ -38,7 +40,7 @@ class SeatrialError(Exception):
         - BootTimeout        nothing happened in time
         - GuestStopped       QEMU ended, or the guest was halted
       - SessionError       SSH to the guest                                     exit status 2
-        - AuthRefused, CommandTimeout, OutputTooLarge, SessionLost
+        - AuthRefused, RightsRefused, HostKeyChanged, CommandTimeout, OutputTooLarge, SessionLost
       - ObservationError   the guest answered, but the answer cannot be read    exit status 2
         - NotRecorded        recorded facts do not hold the answer to a question
     """
@@ -98,6 +100,14 @@ class SessionError(SeatrialError):
 
 class AuthRefused(SessionError):
     """The guest's SSH server does not accept our key."""
+
+
+class RightsRefused(SessionError):
+    """The user who logged in cannot become root without being asked for a password."""
+
+
+class HostKeyChanged(SessionError):
+    """The guest's SSH server shows another host key than at the first login of this boot."""
 
 
 class CommandTimeout(SessionError):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import paramiko
@@ -19,7 +20,14 @@ class Served:
     port: int = 0
     allowed: str = ""
     commands: list[str] = field(default_factory=list)
-    nodelay: bool = False
+    # Folder of programs that commands find first.
+    programs: str = ""
+    # Called in the server's thread before it lets a key in, opens a channel, or starts a command.
+    on_login: Callable[[], None] = lambda: None
+    on_open: Callable[[], None] = lambda: None
+    on_command: Callable[[], None] = lambda: None
+    # Takes the place of the local sh: it gets the channel.
+    instead: Callable[[paramiko.Channel], None] | None = None
     transports: list[paramiko.Transport] = field(default_factory=list)
 
     def cut(self) -> None:
@@ -33,6 +41,7 @@ class _Server(paramiko.ServerInterface):
         self.served = served
 
     def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
+        self.served.on_login()
         known = key.get_base64() in self.served.allowed
         return paramiko.common.AUTH_SUCCESSFUL if known else paramiko.common.AUTH_FAILED
 
@@ -40,6 +49,7 @@ class _Server(paramiko.ServerInterface):
         return "publickey"
 
     def check_channel_request(self, kind: str, chanid: int) -> int:
+        self.served.on_open()
         return (
             paramiko.common.OPEN_SUCCEEDED
             if kind == "session"
@@ -47,18 +57,31 @@ class _Server(paramiko.ServerInterface):
         )
 
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
+        self.served.on_command()
         self.served.commands.append(command.decode())
-        threading.Thread(target=_serve_command, args=(channel, command), daemon=True).start()
+        instead = self.served.instead
+        if instead is not None:
+            threading.Thread(target=_until_broken, args=(instead, channel), daemon=True).start()
+        else:
+            arguments = (channel, command, self.served.programs)
+            threading.Thread(target=_serve_command, args=arguments, daemon=True).start()
         return True
 
 
-def _serve_command(channel: paramiko.Channel, command: bytes) -> None:
+def _until_broken(serve: Callable[[paramiko.Channel], None], channel: paramiko.Channel) -> None:
+    with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+        serve(channel)
+
+
+def _serve_command(channel: paramiko.Channel, command: bytes, programs: str) -> None:
+    path = f"{programs}:{os.environ['PATH']}" if programs else os.environ["PATH"]
     with subprocess.Popen(
         ["sh", "-c", command.decode()],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        env={**os.environ, "PATH": path},
     ) as process:
         assert process.stdin
         assert process.stdout
@@ -111,6 +134,8 @@ def ssh_server(allowed: str) -> Iterator[Served]:
                     sock, _address = listener.accept()
                 except OSError:
                     return
+                # As OpenSSH does.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 transport = paramiko.Transport(sock)
                 transport.add_server_key(host_key)
                 served.transports.append(transport)
@@ -125,3 +150,34 @@ def ssh_server(allowed: str) -> Iterator[Served]:
             served.cut()
             listener.shutdown(socket.SHUT_RDWR)
             thread.join()
+
+
+@contextlib.contextmanager
+def hostile_server(serve: Callable[[socket.socket], None]) -> Iterator[int]:
+    """Give the port of a server that does with each connection what ``serve`` does, until the block ends."""
+    open_ones: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def one(sock: socket.socket) -> None:
+            with contextlib.suppress(OSError), sock:
+                serve(sock)
+
+        def accept() -> None:
+            while True:
+                try:
+                    sock, _address = listener.accept()
+                except OSError:
+                    return
+                open_ones.append(sock)
+                threading.Thread(target=one, args=(sock,), daemon=True).start()
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            for sock in open_ones:
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)

@@ -8,25 +8,31 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from seatrial.clock import Deadline
-from seatrial.errors import AuthRefused, BootTimeout, SessionLost
+from seatrial.errors import AuthRefused, BootTimeout, SessionError, SessionLost
+from seatrial.guest.rights import require_root
 from seatrial.guest.shell import Shell, root_shell
-from seatrial.guest.ssh import Address, Connection, Guard, OnDemand, RunKey, connect, read_banner
+from seatrial.guest.ssh import Address, Connection, Guard, LoginKey, OnDemand, connect, read_banner
 from seatrial.progress import Progress
 
 __all__ = ["Guest", "Patience", "ready_guest"]
 
 _LOOK_S = 0.5
+_LONGEST_PAUSE_S = 5.0
 _BANNER_S = 5.0
 _SETTLED = ("running", "degraded", "maintenance", "offline", "unknown")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """Limits in seconds: from power-on to the first login, then until the system has settled, and for one command."""
+    """Limits in seconds: from power-on to the first login, then until the system has settled, and for one command.
+
+    ``refused_s``: for how long a key that is refused is tried again, because something in the guest still brings it in.
+    """
 
     boot_s: float
     settle_s: float
     command_s: float
+    refused_s: float | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,7 +53,7 @@ class Guest:
 def ready_guest(
     address: Address,
     user: str,
-    key: RunKey,
+    key: LoginKey,
     *,
     guard: Guard,
     patience: Patience,
@@ -56,7 +62,9 @@ def ready_guest(
     """Wait until the guest is ready and give a root shell in it.
 
     :param guard: called now and then; raises when waiting has become pointless.
-    :raises BootTimeout: no banner or no login in time.
+    :raises BootTimeout: no banner in time, or the server that greets never lets a login come to its end.
+    :raises AuthRefused: the server refuses the key.
+    :raises RightsRefused: the user is let in, and cannot become root.
     """
     deadline = Deadline(patience.boot_s)
     progress.phase("waiting for the SSH server")
@@ -66,9 +74,11 @@ def ready_guest(
     with contextlib.ExitStack() as stack:
         # Provisioning (cloud-init writes our key) may end after sshd has greeted, but not for ever.
         login = deadline.within(patience.settle_s)
-        log_in = functools.partial(connect, address, user, key, deadline=login)
-        connection = stack.enter_context(_logged_in(log_in, deadline=login, guard=guard, progress=progress))
+        tries = _Tries(login, deadline.within(patience.refused_s or patience.settle_s), guard, progress)
+        log_in = functools.partial(connect, address, user, key, deadline=login, guard=guard)
+        connection = stack.enter_context(_logged_in(log_in, tries))
         login_s = deadline.elapsed_s
+        require_root(connection, guard=guard)
         shell = stack.enter_context(root_shell(connection, guard=guard, timeout_s=patience.command_s))
         progress.phase("waiting for the system to settle")
         state = _wait_until_settled(shell, Deadline(patience.settle_s))
@@ -92,7 +102,8 @@ def _wait_for_banner(address: Address, deadline: Deadline, guard: Guard) -> str:
             return banner
         if deadline.is_over:
             raise BootTimeout(
-                f"no SSH server answered on port {address.port} within {deadline.total_s:.0f} s of power-on",
+                f"no SSH server answered on port {address.port} within {deadline.total_s:.0f} s of power-on; "
+                f"the last look: {address.trouble}",
                 hint="does the image start sshd and use DHCP? The end of the console log shows how far it came",
             )
         deadline.pause(_LOOK_S)
@@ -101,23 +112,46 @@ def _wait_for_banner(address: Address, deadline: Deadline, guard: Guard) -> str:
 Login = Callable[[], contextlib.AbstractContextManager[Connection]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Tries:
+    """For how long a login is tried, and for how long while the key is refused."""
+
+    login: Deadline
+    refused: Deadline
+    guard: Guard
+    progress: Progress
+
+
 @contextlib.contextmanager
-def _logged_in(log_in: Login, *, deadline: Deadline, guard: Guard, progress: Progress) -> Iterator[Connection]:
+def _logged_in(log_in: Login, tries: _Tries) -> Iterator[Connection]:
+    pause_s = _LOOK_S
     with contextlib.ExitStack() as stack:
         connection: Connection | None = None
         while connection is None:
-            guard()
+            tries.guard()
             try:
                 connection = stack.enter_context(log_in())
-            except (AuthRefused, SessionLost) as exc:
-                progress.detail(exc.message)
-                if deadline.is_over:
+            except AuthRefused as exc:
+                if tries.refused.is_over or tries.login.is_over:
+                    text = f"{exc.message}; tried for {tries.refused.total_s:.0f} s from its greeting on"
+                    raise AuthRefused(text, hint=exc.hint) from exc
+                pause_s = _pause(exc, pause_s, tries)
+            except SessionLost as exc:
+                if tries.login.is_over:
                     raise BootTimeout(
-                        f"no login within {deadline.total_s:.0f} s of the SSH banner; the last try: {exc.message}",
-                        hint="is the flavour's access route (credentials or cloud-init) one that this image supports?",
+                        f"the SSH server greets, but no login came to its end within {tries.login.total_s:.0f} s; "
+                        f"the last try: {exc.message}",
+                        hint=exc.hint,
                     ) from exc
-                deadline.pause(_LOOK_S)
+                pause_s = _pause(exc, pause_s, tries)
         yield connection
+
+
+def _pause(exc: SessionError, pause_s: float, tries: _Tries) -> float:
+    """Wait a little longer each time: servers shut out who fails too often (OpenSSH 9.8, PerSourcePenalties)."""
+    tries.progress.detail(exc.message)
+    tries.login.pause(pause_s)
+    return min(pause_s * 1.5, _LONGEST_PAUSE_S)
 
 
 def _wait_until_settled(shell: Shell, deadline: Deadline) -> str:

@@ -17,16 +17,19 @@ from typing import Final, Protocol
 
 from seatrial.clock import Deadline
 from seatrial.errors import CommandTimeout, OutputTooLarge, SessionError, SessionLost
+from seatrial.guest.rights import as_root
 from seatrial.guest.ssh import Channel, Guard
 
 __all__ = ["MOST_OUTPUT", "Opener", "Shell", "Stream", "root_shell"]
 
-MOST_OUTPUT: Final = 64 * 1024 * 1024
+# On both streams together. The largest honest answer is the journal, cut to 8 MB; two copies are held at times.
+MOST_OUTPUT: Final = 16 * 1024 * 1024
 _SETUP_S: Final = 60.0
 _KILL_S: Final = 30.0
 # What is sent ahead must fit into the guest's receive window (2 MiB with OpenSSH), or both sides could wait.
 _MOST_AHEAD: Final = 256 * 1024
 _PID = re.compile(rb"(\d{1,10})\n")
+_STATUS = re.compile(rb"(\d{1,3})\n")
 
 
 class Stream(Protocol):
@@ -70,7 +73,6 @@ class Shell:
         self._connection = connection
         self._guard = guard
         self._timeout_s = timeout_s
-        self._prefix = "" if connection.user == "root" else "sudo -n -- "
         self._channel: Stream | None = channel
 
     def run(self, command: str, *, timeout_s: float | None = None) -> tuple[int, bytes, bytes]:
@@ -78,7 +80,7 @@ class Shell:
 
         :param timeout_s: seconds until the command and its children are killed; the default is the shell's.
         :raises CommandTimeout: it did not end in time. The next command gets a fresh shell.
-        :raises OutputTooLarge: it wrote more than 64 MiB.
+        :raises OutputTooLarge: it wrote more than 16 MiB.
         :raises SessionLost: the connection broke; whether the command ran is unknown and it is not repeated.
         """
         if "\0" in command:
@@ -90,8 +92,9 @@ class Shell:
         self._channel = None
         channel.send(_script(command, mark), deadline=Deadline(limit_s))
         frame = self._answered(channel, _Frame(mark, limit=MOST_OUTPUT), command, limit_s)
+        answer = frame.answer()
         self._channel = channel
-        return frame.answer()
+        return answer
 
     def run_all(
         self, commands: Sequence[str], *, most_output: int = MOST_OUTPUT, timeout_s: float | None = None
@@ -151,13 +154,13 @@ class Shell:
         # noclobber: O_EXCL, so that no symlink planted by the guest is followed.
         script = f"umask 077 && set -C && cat > {quoted} && chmod {mode:o} {quoted}"
         deadline = Deadline(max(self._timeout_s, _SETUP_S))
-        channel = self._connection.open(f"{self._prefix}sh -c {shlex.quote(script)}", deadline=deadline)
+        channel = self._open(f"sh -c {shlex.quote(script)}", deadline)
         try:
             channel.send(content, deadline=deadline)
             channel.end_of_input()
             complaint = b""
             while (piece := channel.receive(deadline=deadline, guard=self._guard)) is not None and not deadline.is_over:
-                complaint += piece[1][:4096]
+                complaint = (complaint + piece[1])[-4096:]
             status = channel.exit_status(deadline=deadline)
         finally:
             channel.close()
@@ -172,7 +175,10 @@ class Shell:
             self._channel = None
 
     def _opened(self) -> Stream:
-        return self._connection.open(f"{self._prefix}env LC_ALL=C sh", deadline=Deadline(_SETUP_S))
+        return self._open("env LC_ALL=C sh", Deadline(_SETUP_S))
+
+    def _open(self, command: str, deadline: Deadline) -> Channel:
+        return self._connection.open(as_root(self._connection.user, command), deadline=deadline)
 
     def _answered(self, channel: Stream, frame: _Frame, command: str, limit_s: float) -> _Frame:
         """Return ``frame`` when it is complete; a command that exceeds a limit is killed, and its channel closed."""
@@ -206,10 +212,12 @@ class Shell:
         if pid is None:
             return
         script = f"kill -s KILL -- -{pid} || kill -s KILL {pid}"
+        deadline = Deadline(_KILL_S)
         with contextlib.suppress(SessionLost):
-            channel = self._connection.open(f"{self._prefix}sh -c {shlex.quote(script)}", deadline=Deadline(_KILL_S))
+            channel = self._open(f"sh -c {shlex.quote(script)}", deadline)
             channel.end_of_input()
-            while channel.receive(deadline=Deadline(_KILL_S), guard=lambda: None) not in (None, (b"", b"")):
+            # Whatever is said is of no interest, however long somebody goes on saying it.
+            while not deadline.is_over and channel.receive(deadline=deadline, guard=lambda: None):
                 pass
             channel.close()
 
@@ -226,9 +234,9 @@ class _Frame:
 
     @property
     def is_too_large(self) -> bool:
-        # What follows the end of an answer belongs to the next one.
+        # What follows the end of an answer belongs to the next one, which is bounded too.
         lengths = [len(stream) if end < 0 else end for stream, end in zip(self._streams, self._ends, strict=True)]
-        return sum(lengths) > self.limit
+        return sum(lengths) > self.limit or sum(map(len, self._streams)) > self.limit + MOST_OUTPUT
 
     @property
     def is_complete(self) -> bool:
@@ -249,11 +257,24 @@ class _Frame:
                 self._ends[number] = stream.find(self._end, max(0, before - len(self._end)))
 
     def answer(self) -> tuple[int, bytes, bytes]:
+        """Return status and streams.
+
+        :raises SessionLost: a frame that our shell did not write; only a guest that reads its own commands could.
+        """
         out, err = self._streams
-        status = int(out[self._ends[0] + len(self._end) : out.find(b"\n", self._ends[0])])
-        stdout = bytes(out[out.find(self._begin) + len(self._begin) : self._ends[0]])
-        after_pid = err.find(b"\n", err.find(self._begin)) + 1
-        return status, stdout, bytes(err[after_pid : self._ends[1]])
+        status = _STATUS.match(out, self._ends[0] + len(self._end))
+        begins = out.find(self._begin, 0, self._ends[0]), err.find(self._begin, 0, self._ends[1])
+        pid = _PID.match(err, begins[1] + len(self._begin))
+        if status is None or pid is None or min(begins) < 0 or pid.end() > self._ends[1]:
+            raise SessionLost(
+                "the guest's answer is no frame of our shell: something in the guest writes into it",
+                hint="can the guest start programs at all? Does a hostile one write into the answers of others?",
+            )
+        return (
+            int(status[1]),
+            bytes(out[begins[0] + len(self._begin) : self._ends[0]]),
+            bytes(err[pid.end() : self._ends[1]]),
+        )
 
     def rest(self) -> tuple[bytes, bytes]:
         """Return what came behind a complete answer on each stream."""
