@@ -106,15 +106,35 @@ def gate(image: Path | None, suites: tuple[str, ...], quiet: bool, **given: str 
 
     Without IMAGE (and without SEATRIAL_IMAGE) the demo image 'immutable' is judged, built first if need be.
     """
-    from seatrial.plugin import gate_image
+    from seatrial.plugin import gate as run_gate
 
     chosen = _with_demo(image, given)
-    options = [
+    folders = [str(folder) for folder in suite_folders(suites)]
+    sys.exit(run_gate(f"--image={chosen}", folders, _as_options(given), quiet=quiet))
+
+
+@main.command()
+@click.argument("facts", type=click.Path(path_type=Path))
+@click.option("--suite", "suites", multiple=True, metavar="NAME|DIR", help="Judge by this suite only; may be repeated.")
+@click.option("-q", "--quiet", is_flag=True, help="Plain lines, no live progress.")
+@_run_options("flavour", "out")
+def judge(facts: Path, suites: tuple[str, ...], quiet: bool, **given: str | None) -> None:
+    """Judge FACTS (the facts.json of an earlier run) again by the suites of today; nothing is booted.
+
+    Without a flavour it is that of the earlier run. Controls that only a guest can answer are left out, and named.
+    """
+    from seatrial.plugin import gate as run_gate
+
+    folders = [str(folder) for folder in suite_folders(suites)]
+    sys.exit(run_gate(f"--facts={facts}", folders, _as_options(given), quiet=quiet))
+
+
+def _as_options(given: dict[str, str | None]) -> list[str]:
+    return [
         o.flag if isinstance(o.default, bool) else f"{o.flag}={text}"
         for o in OPTIONS
-        if o.name != "image" and (text := given.get(f"seatrial_{o.name}"))
+        if o.name not in {"image", "facts"} and (text := given.get(f"seatrial_{o.name}"))
     ]
-    sys.exit(gate_image(str(chosen), [str(folder) for folder in suite_folders(suites)], options, quiet=quiet))
 
 
 @main.command()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -24,6 +23,7 @@ from seatrial.policy.differences import Difference, falsifying
 from seatrial.policy.judge import Decision, Outcome, Verdict
 from seatrial.progress import Progress
 from seatrial.rehearsal import Rehearsal, collect
+from seatrial.report.facts import FACTS_FORMAT, FACTS_VERSION, FactsBoot, FactsFile, FactsImage, write_facts
 from seatrial.report.record import (
     SCHEMA_VERSION,
     BootTimes,
@@ -67,9 +67,6 @@ class Run:
         self.folder.mkdir(parents=True)
         self._writer = RecordWriter(self.folder)
         self._verdicts = {key: self._before(suite, control) for key, (suite, control) in self.controls.items()}
-        image = candidate.image
-        if image.digest is None:
-            progress.phase(f"taking the digest of {image.path.name}")
         self.record = Record(
             schema_version=SCHEMA_VERSION,
             seatrial=__version__,
@@ -78,14 +75,7 @@ class Run:
             complete=False,
             started=started,
             finished=None,
-            image=ImageFacts(
-                path=str(image.path.absolute()),
-                name=image.path.name,
-                format=image.title,
-                size_bytes=image.file_bytes,
-                sha256=image.digest or sha256(image.path, progress=lambda share: progress.detail(f"{share:.0%}")),
-                sha256_after=None,
-            ),
+            image=self._image(),
             flavour=FlavourFacts(
                 name=candidate.flavour.name, title=candidate.flavour.title, kind=candidate.flavour.kind
             ),
@@ -98,6 +88,18 @@ class Run:
             evidence={},
         )
         self._save()
+
+    def _image(self) -> ImageFacts:
+        image = self.candidate.image
+        if image.digest is None:
+            self.progress.phase(f"taking the digest of {image.path.name}")
+        return ImageFacts(
+            path=str(image.path.absolute()),
+            name=image.path.name,
+            format=image.title,
+            size_bytes=image.file_bytes,
+            sha256=image.digest or sha256(image.path, progress=lambda share: self.progress.detail(f"{share:.0%}")),
+        )
 
     def _before(self, suite: Suite, control: Control) -> Verdict:
         kind = self.candidate.flavour.kind
@@ -208,16 +210,34 @@ class Run:
             phases = {name.removesuffix("_s"): seconds for name, seconds in measured.items()}
             if self.record.boot is not None:
                 self.record = replace(self.record, boot=replace(self.record.boot, phases=phases))
-        answers = [
-            {"command": a.command, "status": a.status, "stdout": a.stdout, "stderr": a.stderr}
-            for a in session.facts.answers.values()
-        ]
-        (self.folder / "facts.json").write_text(json.dumps(answers, indent=1), encoding="utf-8")
+        write_facts(self._facts(session), self.folder / "facts.json")
+
+    def _facts(self, session: Session) -> FactsFile:
+        image, flavour, boot = self.record.image, self.candidate.flavour, session.boot_facts
+        return FactsFile(
+            format=FACTS_FORMAT,
+            version=FACTS_VERSION,
+            seatrial=__version__,
+            run=self.record.run,
+            taken=utc_now(),
+            flavour=flavour.name,
+            user=flavour.access.user,
+            image=FactsImage(name=image.name, format=image.format, size_bytes=image.size_bytes, sha256=image.sha256),
+            boot=FactsBoot(
+                accelerator=boot.accelerator,
+                banner_s=boot.banner_s,
+                login_s=boot.login_s,
+                ready_s=boot.ready_s,
+                state=boot.state,
+                console=boot.console,
+            ),
+            differences=self.record.differences,
+            answers=tuple(session.facts.answers.values()),
+        )
 
     def finish(self) -> Record:
         """Compare the image's digest, decide, write every report and return the final record."""
-        self.progress.phase("comparing the image's digest")
-        after = sha256(self.candidate.image.path)
+        after = self._digest_after()
         if after != self.record.image.sha256:
             self.fail(
                 SeatrialError(
@@ -237,6 +257,10 @@ class Run:
         self.record = replace(self.record, evidence={**self.record.evidence, **write_reports(self.record, self.folder)})
         self._writer.write(self.record)
         return self.record
+
+    def _digest_after(self) -> str:
+        self.progress.phase("comparing the image's digest")
+        return sha256(self.candidate.image.path)
 
     @property
     def exit_status(self) -> int:

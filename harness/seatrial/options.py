@@ -24,6 +24,7 @@ class Settings:
     """What the user asked for, checked. Limits are seconds under KVM; under TCG they are multiplied by 8."""
 
     image: Path | None
+    facts: Path | None
     flavour: str | None
     accel: Literal["auto", "kvm", "tcg"]
     machine: str | None
@@ -83,6 +84,7 @@ OPTIONS = (
         metavar="FILE",
         help="candidate image (raw, qcow2, VHD, VHDX, VMDK, each also compressed by gz, xz, bz2, zstd); only ever read",
     ),
+    Option(name="facts", parse=Path, metavar="FILE", help="judge these facts of an earlier run; nothing is booted"),
     Option(name="flavour", metavar="NAME", help="what the image is: the policy to judge it by"),
     Option(
         name="accel",

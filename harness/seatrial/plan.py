@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from seatrial.errors import ConfigError, SeatrialError
+from seatrial.errors import ConfigError, NotRecorded, SeatrialError
 from seatrial.policy.controls import Control, verdict_on
 from seatrial.policy.flavours import Flavour
 from seatrial.policy.judge import Observation, Outcome, Severity, Verdict, judge
 from seatrial.suites import Suite, Suites
 
-__all__ = ["Collected", "Ended", "Plan", "make_plan", "probe_rows"]
+__all__ = ["Collected", "Ended", "Plan", "make_plan", "probe_rows", "without_live_checks"]
 
 OTHER = "other"
 _LONGEST = 500
@@ -46,16 +46,20 @@ class Ended:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """The suites with their controls, which check belongs to which control, and why a control will not be checked."""
+    """The suites with their controls, which check belongs to which control, and why a control will not be checked.
+
+    ``left_out`` names controls that this kind of run is not about: without a guest, those that only a guest can answer.
+    """
 
     suites: tuple[Suite, ...]
     control_of: Mapping[str, str]
     unchecked: Mapping[str, str]
     not_applicable: frozenset[str]
+    left_out: tuple[str, ...] = ()
 
     def applies(self, node: str) -> bool:
-        """Return whether the check ``node`` is of a control for this kind of image."""
-        return self.control_of[node] not in self.not_applicable
+        """Return whether the check ``node`` is of a control for this kind of image and of run."""
+        return self.control_of[node] not in self.not_applicable and self.control_of[node] not in self.left_out
 
     def verdict(self, node: str, ended: Ended) -> Verdict:
         """Return the verdict on the control that the check ``node`` belongs to."""
@@ -115,6 +119,18 @@ def make_plan(tables: Suites, checks: Sequence[Collected], flavour: Flavour, *, 
     )
 
 
+def without_live_checks(plan: Plan, nodes: Collection[str]) -> Plan:
+    """Return ``plan`` without the controls of the checks ``nodes``, which only a guest can answer; they are named."""
+    live = {plan.control_of[node] for node in nodes} - plan.not_applicable
+    suites = tuple(replace(s, controls=tuple(c for c in s.controls if c.id not in live)) for s in plan.suites)
+    return replace(
+        plan,
+        suites=tuple(suite for suite in suites if suite.controls),
+        unchecked={control: why for control, why in plan.unchecked.items() if control not in live},
+        left_out=tuple(sorted(live)),
+    )
+
+
 def _claimed(check: Collected, suite: Suite | None, claimed: Mapping[str, str]) -> str:
     wanted = check.control or ""
     if suite is None:
@@ -158,6 +174,8 @@ def _outcome(ended: Ended, *, is_listed: bool) -> tuple[Outcome, str, str, str]:
 
 def _broken(error: BaseException, reason: str) -> tuple[Outcome, str]:
     text = (str(error).splitlines()[0] if str(error) else reason)[:_LONGEST]
+    if isinstance(error, NotRecorded):
+        return Outcome.NOT_CHECKED, error.message
     if isinstance(error, SeatrialError):
         return Outcome.ERROR, f"could not tell: {error.message}"
     # pytest.fail raises "Failed", whose module is private to pytest.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from seatrial.gate import Run
     from seatrial.guest.facts import Facts
     from seatrial.machine.boot import BootFacts
+    from seatrial.options import Settings
     from seatrial.plan import Collected, Plan
     from seatrial.policy.controls import Control
     from seatrial.policy.flavours import Flavour
@@ -52,7 +53,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Check the input and, with an image, take the ``host`` fixture over from testinfra."""
     config.addinivalue_line("markers", "control(id): the check of one control of the folder's controls.toml")
     config.addinivalue_line("markers", "probe(kind): the check of every control whose probe is of this kind")
-    asked = config.getoption("seatrial_image") or os.environ.get("SEATRIAL_IMAGE") or config.getini("seatrial_image")
+    asked = any(
+        config.getoption(f"seatrial_{name}")
+        or os.environ.get(f"SEATRIAL_{name.upper()}")
+        or config.getini(f"seatrial_{name}")
+        for name in ("image", "facts")
+    )
     if asked and not (config.option.help or config.option.version):
         # Registered last, so that the fixtures win over testinfra's in whatever order plugins were loaded.
         config.stash[_GATE] = Gate(config)
@@ -108,8 +114,11 @@ def _user_errors() -> Iterator[None]:
         pytest.exit(f"cannot judge: {exc}", returncode=exc.exit_status)
 
 
-def gate_image(image: str, folders: Sequence[str], options: Sequence[str], *, quiet: bool) -> int:
-    """Judge ``image`` by the suites in ``folders`` in this process and return the exit status of the gate."""
+def gate(subject: str, folders: Sequence[str], options: Sequence[str], *, quiet: bool) -> int:
+    """Judge ``subject`` by the suites in ``folders`` in this process and return the exit status of the gate.
+
+    :param subject: the option that names what is judged: ``--image=FILE`` or ``--facts=FILE``.
+    """
     # No configuration file and no cache: the verdict must not depend on the folder that the command is started in.
     arguments = [
         "-c",
@@ -126,7 +135,7 @@ def gate_image(image: str, folders: Sequence[str], options: Sequence[str], *, qu
         "-rN",
         "--no-header",
         *(["-q"] if quiet else []),
-        f"--image={image}",
+        subject,
     ]
     return int(pytest.main([*arguments, *options, *folders]))
 
@@ -171,24 +180,25 @@ class Gate:
 
     def __init__(self, config: pytest.Config) -> None:
         from seatrial.options import environment, resolve
-        from seatrial.session import examine
 
         if getattr(config.option, "numprocesses", None) or hasattr(config, "workerinput"):
             raise pytest.UsageError("--image does not go with -n: one session judges one guest\n  hint: leave -n away")
         self.config = config
         with self._shown() as progress, _user_errors():
-            self.candidate: Candidate = examine(resolve(config.getoption, config.getini, environment()), progress)
+            self.candidate: Candidate = _candidate(resolve(config.getoption, config.getini, environment()), progress)
         self.plan: Plan | None = None
         self.run: Run | None = None
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Fix the selected controls before anything boots; leave out checks of controls for another kind of image."""
-        from seatrial.plan import make_plan
+        from seatrial.plan import make_plan, without_live_checks
 
         checks = [_collected(item) for item in items]
+        live = {item.nodeid for item in items if _needs(item) is None} if self.candidate.settings.facts else set()
         with _user_errors():
-            plan = self.plan = make_plan(_tables(config), checks, self.candidate.flavour, root=config.rootpath)
+            plan = make_plan(_tables(config), checks, self.candidate.flavour, root=config.rootpath)
+            plan = self.plan = without_live_checks(plan, live)
         config.hook.pytest_deselected(items=[item for item in items if not plan.applies(item.nodeid)])
         items[:] = [item for item in items if plan.applies(item.nodeid)]
 
@@ -212,12 +222,11 @@ class Gate:
 
     def _boot(self, stack: contextlib.ExitStack, items: Sequence[pytest.Item]) -> Session | None:
         from seatrial.errors import SeatrialError
-        from seatrial.gate import Run
         from seatrial.progress import Silent
 
         assert self.plan is not None
         with self._shown() as progress, _user_errors():
-            self.run = Run(self.candidate, self.plan.suites, progress=progress)
+            self.run = _run(self.candidate, self.plan, progress)
             self.run.note_unchecked(self.plan.unchecked)
             try:
                 guest = stack.enter_context(self.run.booted())
@@ -377,6 +386,37 @@ def _guest_of(config: pytest.Config) -> Session:
     if run is None or run.session is None:
         pytest.fail("no guest is up", pytrace=False)
     return run.session
+
+
+def _candidate(settings: Settings, progress: Progress) -> Candidate:
+    if settings.facts is not None:
+        from seatrial.replay import examine_facts
+
+        return examine_facts(settings)
+    from seatrial.session import examine
+
+    return examine(settings, progress)
+
+
+def _run(candidate: Candidate, plan: Plan, progress: Progress) -> Run:
+    if candidate.settings.facts is not None:
+        from seatrial.replay import RecordedCandidate, Rejudgement
+
+        assert isinstance(candidate, RecordedCandidate)
+        return Rejudgement(candidate, plan.suites, left_out=plan.left_out, progress=progress)
+    from seatrial.gate import Run
+
+    return Run(candidate, plan.suites, progress=progress)
+
+
+def _needs(item: pytest.Item) -> frozenset[str] | None:
+    """Return what a check asks for when facts alone can give it; None for one that needs a guest or anything else."""
+    from seatrial.rehearsal import NEEDS
+
+    if not isinstance(item, pytest.Function) or item.get_closest_marker("control") is None:
+        return None
+    needs = frozenset(inspect.signature(item.obj).parameters)
+    return needs if needs <= NEEDS - {"host"} else None
 
 
 def _rehearsals(items: Sequence[pytest.Item]) -> Iterator[Rehearsal]:

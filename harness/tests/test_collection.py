@@ -20,9 +20,10 @@ def test_many_commands_give_what_each_gives_alone(shell: Shell) -> None:
     commands = [
         "printf out; printf err >&2; exit 77",
         r"printf '\000\377\n\n'",
-        "if then (",
         "cat",
-        "kill -s KILL $$",
+        "exec false",
+        "exit 3",
+        "sleep 3 & echo started",
         "cd /; X=1; export X; umask 0; printf x",
         'printf "$X"; pwd >/dev/null',
         "head -c 300000 /dev/zero; head -c 300000 /dev/zero >&2",
@@ -30,6 +31,14 @@ def test_many_commands_give_what_each_gives_alone(shell: Shell) -> None:
     alone = [shell.run(command) for command in commands]
     assert list(shell.run_all(commands)) == alone
     assert alone[0] == (77, b"out", b"err")
+
+
+def test_a_syntax_error_stays_inside_its_command_of_a_batch(shell: Shell) -> None:
+    first, second = shell.run_all(["if then (", "echo 2"])
+    assert not isinstance(first, SessionError)
+    assert first[0] != 0
+    assert b"yntax error" in first[2]
+    assert second == (0, b"2\n", b"")
 
 
 def test_many_commands_are_one_round_trip_on_one_channel(shell: Shell, server: Served) -> None:
@@ -53,12 +62,17 @@ def test_a_command_that_writes_without_end_is_killed_and_those_behind_it_still_a
     assert second == (0, b"2\n", b"")
 
 
-def test_a_command_that_takes_the_shell_along_stops_none_behind_it(shell: Shell) -> None:
-    """The command's parent is the root shell itself."""
-    answers = list(shell.run_all(["echo 1", "kill -s KILL $PPID; sleep 1", "echo 3"]))
+def test_a_command_that_kills_its_own_shell_stops_none_behind_it(shell: Shell) -> None:
+    answers = list(shell.run_all(["echo 1", "kill -s KILL $$", "echo 3"]))
     assert isinstance(answers[1], SessionError)
-    assert "the guest's root shell ended while it ran" in answers[1].message
+    assert "the guest's shell was killed while it ran 'kill -s KILL $$'" in answers[1].message
     assert (answers[0], answers[2]) == ((0, b"1\n", b""), (0, b"3\n", b""))
+
+
+def test_the_shell_answers_single_commands_after_a_batch(shell: Shell, server: Served) -> None:
+    list(shell.run_all(["echo 1", "echo 2"]))
+    assert shell.run("echo 3") == (0, b"3\n", b"")
+    assert len(server.commands) == 1
 
 
 def test_a_lost_connection_ends_a_batch_with_the_answers_until_then(shell: Shell, server: Served) -> None:

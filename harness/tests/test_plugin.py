@@ -188,7 +188,10 @@ def fake_boot(error: Exception | None) -> Callable[..., contextlib.AbstractConte
             raise error
         shell: Any = LocalShell()
         guest: Any = SimpleNamespace(shell=shell, banner_s=1.0, login_s=2.0, ready_s=3.0, state="running")
-        boot: Any = None
+        boot: Any = SimpleNamespace(
+            console=SimpleNamespace(path=Path("/dev/null")),
+            launch=SimpleNamespace(choice=SimpleNamespace(accelerator="tcg")),
+        )
         yield Session(host=new_host(shell, "fake"), facts=Facts(shell), guest=guest, boot=boot)
 
     return booted

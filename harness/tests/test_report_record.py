@@ -23,6 +23,7 @@ from seatrial.report.record import (
     Problem,
     Record,
     RecordWriter,
+    Replay,
     decision_of,
     from_json,
     read_record,
@@ -194,6 +195,7 @@ def test_the_schema_is_valid_and_describes_every_key() -> None:
         (MachineFacts, "machine"),
         (BootTimes, "boot"),
         (Problem, "problem"),
+        (Replay, "replay"),
         (Verdict, "verdict"),
     ],
 )

@@ -26,8 +26,8 @@ __all__ = ["MOST_OUTPUT", "Opener", "Shell", "Stream", "root_shell"]
 MOST_OUTPUT: Final = 16 * 1024 * 1024
 _SETUP_S: Final = 60.0
 _KILL_S: Final = 30.0
-# What is sent ahead must fit into the guest's receive window (2 MiB with OpenSSH), or both sides could wait.
-_MOST_AHEAD: Final = 256 * 1024
+# A script is one argument of execve(2), and Linux takes 128 KiB for one (MAX_ARG_STRLEN).
+_MOST_SCRIPT: Final = 96 * 1024
 _PID = re.compile(rb"(\d{1,10})\n")
 _STATUS = re.compile(rb"(\d{1,3})\n")
 
@@ -101,8 +101,8 @@ class Shell:
     ) -> Iterator[tuple[int, bytes, bytes] | SessionError]:
         """Send all ``commands`` as one script and give the answer of each as :meth:`run` does, in their order.
 
-        They must only read: those behind one that had to be killed are sent again to a fresh shell, and the next of
-        them may have begun. A command that could not answer gives its error in the place of its answer.
+        They must only read: those behind one that ended the script (it was killed, or killed its own shell) are sent
+        again. A command that could not answer gives its error in the place of its answer.
 
         :param most_output: bytes that one command may write on both streams together.
         :param timeout_s: seconds for each command.
@@ -121,28 +121,26 @@ class Shell:
     def _run_batch(
         self, commands: Sequence[str], most_output: int, limit_s: float
     ) -> Iterator[tuple[int, bytes, bytes] | SessionError]:
-        """Give answers until all are there, or one had to be killed or took the shell along."""
+        """Give answers until all are there, or one ended the script: by a limit, or by killing its own shell."""
         channel = self._channel or self._opened()
         self._channel = None
-        marked = [(command, secrets.token_hex(16)) for command in commands]
-        channel.send(b"".join(_script(command, mark) for command, mark in marked), deadline=Deadline(_SETUP_S))
+        marks = [secrets.token_hex(16) for _command in commands]
+        whole = _Frame(secrets.token_hex(16), limit=MOST_OUTPUT)
+        channel.send(_script(_batch(commands, marks), whole.mark), deadline=Deadline(_SETUP_S))
         rest = (b"", b"")
-        for command, mark in marked:
-            frame = _Frame(mark, limit=most_output)
+        for command, mark in zip(commands, marks, strict=True):
+            frame = _Frame(mark, limit=most_output, within=whole)
             frame.feed(*rest)
             try:
                 self._answered(channel, frame, command, limit_s)
-            except (CommandTimeout, OutputTooLarge) as exc:
-                yield exc
-                return
-            except SessionLost as exc:
-                if not self._connection.is_alive:
-                    raise
+            except (CommandTimeout, OutputTooLarge, _ScriptEnded) as exc:
                 channel.close()
-                yield SessionError(exc.message, hint=exc.hint)
+                yield exc
                 return
             rest = frame.rest()
             yield frame.answer()
+        whole.feed(*rest)
+        self._answered(channel, whole, "the end of a script", limit_s)
         self._channel = channel
 
     def push(self, content: bytes, path: str, *, mode: int = 0o600) -> None:
@@ -193,6 +191,8 @@ class Shell:
     def _collect(self, channel: Stream, frame: _Frame, command: str, limit_s: float) -> None:
         deadline = Deadline(limit_s)
         while not frame.is_complete:
+            if frame.is_cut_off:
+                raise _ScriptEnded(f"the guest's shell was killed while it ran {command[:200]!r}")
             piece = channel.receive(deadline=deadline, guard=self._guard)
             if piece is None:
                 raise SessionLost(
@@ -222,15 +222,29 @@ class Shell:
             channel.close()
 
 
-class _Frame:
-    """One answer as it comes: ``MARK pid LF`` at the head of stderr, ``MARK`` at the head of stdout, a tail on both."""
+class _ScriptEnded(SessionError):
+    """A script of several commands ended before this one had answered."""
 
-    def __init__(self, mark: str, *, limit: int) -> None:
+
+class _Frame:
+    """One answer as it comes: ``MARK pid LF`` at the head of stderr, ``MARK`` at the head of stdout, a tail on both.
+
+    ``within`` is the frame of the script that the command is a part of.
+    """
+
+    def __init__(self, mark: str, *, limit: int, within: _Frame | None = None) -> None:
+        self.mark = mark
         self.limit = limit
+        self._within = within
         self._begin = f"<{mark}>".encode()
         self._end = f"</{mark}>".encode()
         self._streams = [bytearray(), bytearray()]
         self._ends = [-1, -1]
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Return whether the script around has ended, so that no more will come."""
+        return self._within is not None and self._ends[0] < 0 and self._within._end in self._streams[0]
 
     @property
     def is_too_large(self) -> bool:
@@ -283,15 +297,28 @@ class _Frame:
 
 
 def _fitting(commands: Sequence[str]) -> list[str]:
-    """Return the first of ``commands`` that may be sent ahead together; at least one."""
+    """Return the first of ``commands`` that fit into one script; at least one."""
     batch: list[str] = []
     size = 0
     for command in commands:
-        size += len(_script(command, "0" * 32))
-        if batch and size > _MOST_AHEAD:
+        size += len(_batch([command], ["0" * 32]).encode("utf-8", "surrogateescape"))
+        if batch and size > _MOST_SCRIPT:
             break
         batch.append(command)
     return batch
+
+
+def _batch(commands: Sequence[str], marks: Sequence[str]) -> str:
+    """Return ``commands`` as one script for ``sh``: each in a subshell, framed like a command that is run alone.
+
+    No shell, no session and no program is started for each but what the command itself starts: in an emulated guest
+    that costs more than most questions do. eval keeps a syntax error inside its subshell.
+    """
+    return "".join(
+        f"printf '<{mark}>%d\\n' $$ >&2; printf '<{mark}>'; (eval {shlex.quote(command)}); "
+        f"printf '</{mark}>%d\\n' $?; printf '</{mark}>\\n' >&2\n"
+        for command, mark in zip(commands, marks, strict=True)
+    )
 
 
 def _script(command: str, mark: str) -> bytes:

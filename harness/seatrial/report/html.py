@@ -78,6 +78,9 @@ def _facts(record: Record) -> Iterator[tuple[str, str]]:
     yield "Image", f"{image.path} ({image.format}, {size(image.size_bytes)})"
     yield "SHA-256", image.sha256
     yield "After the run", _digest_after(record)
+    if record.replay is not None:
+        yield "Judged from", f"{record.replay.facts}, taken {record.replay.taken.isoformat(timespec='seconds')}"
+        yield "Left out", ", ".join(record.replay.left_out) or "no control"
     yield "Flavour", f"{record.flavour.name}: {record.flavour.title} ({record.flavour.kind})"
     if machine is not None:
         yield "Machine", f"{machine.definition}: {machine.cpus} CPUs, {machine.memory_mib} MiB, {machine.firmware}"
@@ -93,6 +96,8 @@ def _facts(record: Record) -> Iterator[tuple[str, str]]:
 
 
 def _digest_after(record: Record) -> str:
+    if record.replay is not None:
+        return "as the facts say; the image was not opened"
     if record.image.sha256_after is None:
         return "not compared"
     return "unchanged" if record.image.sha256_after == record.image.sha256 else f"CHANGED: {record.image.sha256_after}"

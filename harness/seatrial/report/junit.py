@@ -81,6 +81,9 @@ def _run_properties(record: Record) -> Iterable[tuple[str, str]]:
     yield "flavour", record.flavour.name
     yield "image.path", record.image.path
     yield "image.sha256", record.image.sha256
+    if record.replay is not None:
+        yield "facts", record.replay.facts
+        yield "left-out", ", ".join(record.replay.left_out)
     if machine is not None:
         yield "machine", machine.definition
         yield "accelerator", machine.accelerator

@@ -26,9 +26,11 @@ __all__ = [
     "Problem",
     "Record",
     "RecordWriter",
+    "Replay",
     "counts",
     "decision_of",
     "from_json",
+    "plain",
     "read_record",
     "reasons_to_reject",
     "to_json",
@@ -88,6 +90,19 @@ class BootTimes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """The facts that a run was judged from instead of a guest: the file, its SHA-256 in hex, when they were taken.
+
+    ``left_out`` names the controls that only a guest can answer: they are outside of what the decision speaks of.
+    """
+
+    facts: str
+    sha256: str
+    taken: datetime
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """Why the run could not judge, and the exit status that says so. ``console_tail`` holds the last console lines."""
 
@@ -123,6 +138,7 @@ class Record:
     verdicts: tuple[Verdict, ...]
     problem: Problem | None
     evidence: Mapping[str, str]
+    replay: Replay | None = None
 
     def __post_init__(self) -> None:
         """Refuse a release that the rest of the record contradicts.
@@ -159,7 +175,7 @@ def counts(record: Record, suite: str | None = None) -> Mapping[Outcome, int]:
 
 def to_json(record: Record) -> str:
     """Return ``record`` as JSON text. It is ASCII: whatever a guest wrote, the file is safe to show on a terminal."""
-    return json.dumps(_plain(record), indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+    return json.dumps(plain(record), indent=2, ensure_ascii=True, allow_nan=False) + "\n"
 
 
 def from_json(text: str, *, where: str = "the record") -> Record:
@@ -190,7 +206,7 @@ def from_json(text: str, *, where: str = "the record") -> Record:
 
 def verdict_to_json(verdict: Verdict) -> str:
     """Return ``verdict`` as one line of ASCII JSON, for its way from who judged to who records."""
-    return json.dumps(_plain(verdict), ensure_ascii=True, allow_nan=False)
+    return json.dumps(plain(verdict), ensure_ascii=True, allow_nan=False)
 
 
 def verdict_from_json(text: str) -> Verdict:
@@ -224,13 +240,14 @@ class RecordWriter:
         write_atomic(self.path, to_json(record))
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
+    """Return ``value`` (records, mappings, tuples, times) in the form that JSON knows."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):
-        return {_text(str(key)): _plain(item) for key, item in value.items()}
+        return {_text(str(key)): plain(item) for key, item in value.items()}
     if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, datetime):
         return value.isoformat()
     if isinstance(value, StrEnum):

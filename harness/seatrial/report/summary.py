@@ -95,7 +95,10 @@ def grounds(record: Record) -> str:
         return "; ".join(run_reasons(record))
     total = len(record.verdicts)
     shares = ", ".join(f"{numbers[outcome]} {WORDS[outcome]}" for outcome in told)
-    return "; ".join([*run_reasons(record), f"{shares} of {total} {'control' if total == 1 else 'controls'}"])
+    said = [*run_reasons(record), f"{shares} of {total} {'control' if total == 1 else 'controls'}"]
+    if record.replay is not None and record.replay.left_out:
+        said.append(f"from facts: {len(record.replay.left_out)} that need a guest left out")
+    return "; ".join(said)
 
 
 def says_more(verdict: Verdict) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from seatrial.policy.judge import Decision, Outcome, Severity, Verdict
-from seatrial.report.record import Record, counts
+from seatrial.report.record import Record, Replay, counts
 from seatrial.report.summary import Group, against, console_tail, headline, run_reasons, says_more
 from seatrial.report.text import duration, one_line, shortened, size
 
@@ -72,7 +72,9 @@ def _subject(record: Record, page: _Page) -> Iterator[str]:
     yield from page.field("image", f"{image.path} ({image.format}, {size(image.size_bytes)})")
     yield from page.field("sha256", f"{image.sha256[:16]}… ({_digest_state(record)})")
     yield from page.field("flavour", f"{record.flavour.name}: {record.flavour.title} ({record.flavour.kind})")
-    if machine is None:
+    if record.replay is not None:
+        yield from _replay(record.replay, page)
+    elif machine is None:
         yield from page.field("machine", "none was powered on")
     else:
         yield from page.field("machine", f"{machine.definition}, {machine.firmware}, QEMU {machine.qemu}")
@@ -86,7 +88,18 @@ def _subject(record: Record, page: _Page) -> Iterator[str]:
     yield ""
 
 
+def _replay(replay: Replay, page: _Page) -> Iterator[str]:
+    yield from page.field(
+        "facts", f"{replay.facts}, taken {replay.taken.isoformat(timespec='seconds')}; nothing was booted"
+    )
+    if replay.left_out:
+        number = f"{len(replay.left_out)} {'control needs' if len(replay.left_out) == 1 else 'controls need'} a guest"
+        yield from page.field("left out", f"{number}: {', '.join(replay.left_out)}")
+
+
 def _digest_state(record: Record) -> str:
+    if record.replay is not None:
+        return "as the facts say; the image was not opened"
     if record.image.sha256_after is None:
         return "not compared after the run"
     return "unchanged by the run" if record.image.sha256_after == record.image.sha256 else "CHANGED during the run"
