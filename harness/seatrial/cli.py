@@ -99,7 +99,16 @@ def image_build(name: str, force: bool) -> None:
 @click.option("--suite", "suites", multiple=True, metavar="NAME|DIR", help="Judge by this suite only; may be repeated.")
 @click.option("-q", "--quiet", is_flag=True, help="Plain lines, no live progress.")
 @_run_options(
-    "image", "flavour", "accel", "machine", "lynis", "boot_timeout", "settle_timeout", "command_timeout", "out"
+    "image",
+    "flavour",
+    "accel",
+    "machine",
+    "lynis",
+    "waivers",
+    "boot_timeout",
+    "settle_timeout",
+    "command_timeout",
+    "out",
 )
 def gate(image: Path | None, suites: tuple[str, ...], quiet: bool, **given: str | None) -> None:
     """Boot IMAGE, judge it by all suites and decide.
@@ -117,7 +126,7 @@ def gate(image: Path | None, suites: tuple[str, ...], quiet: bool, **given: str 
 @click.argument("facts", type=click.Path(path_type=Path))
 @click.option("--suite", "suites", multiple=True, metavar="NAME|DIR", help="Judge by this suite only; may be repeated.")
 @click.option("-q", "--quiet", is_flag=True, help="Plain lines, no live progress.")
-@_run_options("flavour", "out")
+@_run_options("flavour", "waivers", "out")
 def judge(facts: Path, suites: tuple[str, ...], quiet: bool, **given: str | None) -> None:
     """Judge FACTS (the facts.json of an earlier run) again by the suites of today; nothing is booted.
 

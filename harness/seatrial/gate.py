@@ -120,6 +120,7 @@ class Run:
         """Take a verdict and write the record; of a check that broke, ``trace`` is kept as evidence."""
         if reason := self.falsified.get(verdict.control):
             verdict = replace(verdict, outcome=Outcome.NOT_CHECKED, because=reason)
+        verdict = self.candidate.waivers.on(verdict)
         self._verdicts[verdict.control] = verdict
         if verdict.outcome is Outcome.ERROR:
             with (self.folder / "errors.txt").open("a", encoding="utf-8", errors="backslashreplace") as file:
@@ -251,6 +252,7 @@ class Run:
             finished=utc_now(),
             image=replace(self.record.image, sha256_after=after),
             verdicts=tuple(self._verdicts.values()),
+            waivers=self.candidate.waivers.review(tuple(self._verdicts.values())),
             evidence=self._evidence(),
         )
         self.record = replace(done, decision=decision_of(done))

@@ -29,6 +29,7 @@ class Settings:
     accel: Literal["auto", "kvm", "tcg"]
     machine: str | None
     lynis: bool
+    waivers: Path | None
     boot_timeout: float
     settle_timeout: float
     command_timeout: float
@@ -94,6 +95,12 @@ OPTIONS = (
     ),
     Option(name="machine", metavar="NAME", help="virtual hardware; by default the one that the flavour names"),
     Option(name="lynis", parse=_switch, default=False, help="also run lynis in the guest and judge its report"),
+    Option(
+        name="waivers",
+        parse=Path,
+        metavar="FILE",
+        help="accepted failures; by default IMAGE.waivers.toml beside the image, where there is one",
+    ),
     Option(
         name="boot_timeout",
         parse=_seconds,

@@ -324,7 +324,10 @@ class Gate:
                 skipped=report.skipped,
                 reason=_first_line(report),
             )
-            verdict = self.plan.verdict(item.nodeid, ended)
+            verdict = self.candidate.waivers.on(self.plan.verdict(item.nodeid, ended))
+            if verdict.waived is not None:
+                # How pytest shows a failure that is accepted.
+                report.outcome, report.wasxfail = "skipped", f"waived until {verdict.waived.expires}"
             report.user_properties.append((_VERDICT, verdict_to_json(verdict)))
             self._stop_when_lost(item, ended.error)
         return report

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from seatrial.check import NotChecked
+from seatrial.clock import utc_now
 from seatrial.errors import ConfigError
 from seatrial.gate import Run
 from seatrial.guest.facts import Recorded
@@ -24,6 +25,7 @@ from seatrial.report.facts import FactsFile, read_facts
 from seatrial.report.record import BootTimes, ImageFacts, Replay
 from seatrial.session import Candidate, Session
 from seatrial.suites import Suite, read_flavour
+from seatrial.waiver_file import read_waivers
 
 __all__ = ["RecordedCandidate", "Rejudgement", "examine_facts"]
 
@@ -62,6 +64,7 @@ def examine_facts(settings: Settings) -> RecordedCandidate:
         firmware=None,
         qemu="none",
         tries=(),
+        waivers=read_waivers(settings.waivers, settings.facts, flavour, utc_now().date()),
         recorded=facts,
         path=settings.facts,
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from seatrial.clock import utc_now
 from seatrial.errors import AcceleratorError, ConfigError
 from seatrial.guest.ready import Patience, ready_guest
 from seatrial.guest.ssh import Address, RunKey
@@ -22,9 +23,11 @@ from seatrial.machine.firmware import Firmware
 from seatrial.machine.provision import KEY_COMMENT, provision
 from seatrial.options import TCG_FACTOR, Settings
 from seatrial.policy.flavours import Flavour
+from seatrial.policy.waivers import Waivers
 from seatrial.progress import Progress, Silent
 from seatrial.restore import Restorer, Session, new_session
 from seatrial.suites import flavour_names, read_flavour
+from seatrial.waiver_file import read_waivers
 
 __all__ = ["Candidate", "Session", "booted", "examine", "first_usable", "launch_of"]
 
@@ -40,6 +43,7 @@ class Candidate:
     firmware: Firmware | None
     qemu: str
     tries: tuple[Choice, ...]
+    waivers: Waivers
 
 
 def examine(settings: Settings, progress: Progress | None = None) -> Candidate:
@@ -59,13 +63,21 @@ def examine(settings: Settings, progress: Progress | None = None) -> Candidate:
             hint=f"--flavour NAME chooses the policy; known flavours: {', '.join(flavour_names())}",
         )
     flavour = read_flavour(settings.flavour)
+    waivers = read_waivers(settings.waivers, settings.image, flavour, utc_now().date())
     machine = load_machine(settings.machine or flavour.machine, data_dir("qemu") / "machines")
     qemu = qemu_version(machine)
     firmware = usable_firmware(machine)
     tries = choices(settings.accel, cache_dir())
     image = ready(image, cache_dir("unpacked"), progress or Silent())
     return Candidate(
-        settings=settings, image=image, flavour=flavour, machine=machine, firmware=firmware, qemu=qemu, tries=tries
+        settings=settings,
+        image=image,
+        flavour=flavour,
+        machine=machine,
+        firmware=firmware,
+        qemu=qemu,
+        tries=tries,
+        waivers=waivers,
     )
 
 

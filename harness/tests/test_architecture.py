@@ -30,6 +30,7 @@ FLOORS = (
         "interactive",
         "rehearsal",
         "replay",
+        "waiver_file",
         "matrix",
     },
     {"plugin", "cli", "__main__"},

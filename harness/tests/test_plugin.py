@@ -356,3 +356,31 @@ def test_the_record_says_reject_at_every_moment_before_the_end(judged: Judged) -
 def test_host_is_the_guest_whatever_the_order_of_plugins(judged: Judged, order: tuple[str, ...]) -> None:
     result, _record = judged(check_body('check.equal(host.backend.NAME, "seatrial", what="backend")'), *order)
     assert result.ret == 0
+
+
+WAIVER = """
+[[waiver]]
+control = "first-control"
+flavour = "debian-general"
+reason = "known"
+owner = "me"
+tracker = "https://example.org/1"
+expires = 2999-01-01
+"""
+
+
+def test_a_waived_failure_runs_is_shown_and_does_not_reject(judged: Judged, pytester: pytest.Pytester) -> None:
+    (pytester.path / "disk.raw.waivers.toml").write_text(WAIVER)
+    result, record = judged(check_body('check.equal(1, 2, what="n")'))
+    assert (result.ret, record["decision"]) == (0, "release")
+    first = next(v for v in record["verdicts"] if v["control"] == "first-control")
+    assert (first["outcome"], first["waived"]["owner"]) == ("fail", "me")
+    result.assert_outcomes(passed=1, xfailed=1)
+    result.stdout.fnmatch_lines(["waived: first-control*", "*me, until 2999-01-01: known (https://example.org/1)*"])
+
+
+def test_a_faulty_waivers_file_is_a_usage_error_before_anything_boots(pytester: pytest.Pytester) -> None:
+    (pytester.path / "disk.raw.waivers.toml").write_text(WAIVER.replace("me", ""))
+    result = run(pytester, image(pytester), "--flavour=debian-general", suite(pytester))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*disk.raw.waivers.toml' is not a valid table of waivers:*", "*owner: String should*"])

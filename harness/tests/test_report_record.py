@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from records import DIGEST, HOSTILE, PANIC, SCHEMA, boot_failure, faults, record, reject, release, verdict
 from seatrial.errors import ConfigError
-from seatrial.policy.judge import Decision, Outcome, Severity, Verdict
+from seatrial.policy.judge import Decision, Outcome, Severity, Verdict, Waived
+from seatrial.policy.waivers import WaiverNote
 from seatrial.report.record import (
     BootTimes,
     FlavourFacts,
@@ -196,6 +197,8 @@ def test_the_schema_is_valid_and_describes_every_key() -> None:
         (BootTimes, "boot"),
         (Problem, "problem"),
         (Replay, "replay"),
+        (Waived, "waived"),
+        (WaiverNote, "waiver"),
         (Verdict, "verdict"),
     ],
 )

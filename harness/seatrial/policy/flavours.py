@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from seatrial.errors import ConfigError
 from seatrial.policy.controls import HostKind
 
-__all__ = ["Access", "Budgets", "Flavour", "LynisPolicy", "load_flavour"]
+__all__ = ["Access", "Budgets", "Flavour", "LynisPolicy", "WaiverLimits", "load_flavour"]
 
 Seconds = Annotated[float, Field(gt=0)]
 _STRICT = ConfigDict(frozen=True, extra="forbid")
@@ -33,6 +33,21 @@ class Budgets(BaseModel):
 
     kvm: Mapping[str, Seconds] = {}
     tcg: Mapping[str, Seconds] = {}
+
+
+class WaiverLimits(BaseModel):
+    """What waivers the policy lets count; what it does not say is not limited.
+
+    ``most`` waivers in a file; ``longest_days`` from today to an expiry; ``most_extensions`` of one waiver;
+    ``oldest_days`` from the day that a waiver was granted to its expiry, which makes ``granted`` required.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    most: Annotated[int | None, Field(ge=0)] = None
+    longest_days: Annotated[int | None, Field(ge=1, alias="longest-days")] = None
+    most_extensions: Annotated[int | None, Field(ge=0, alias="most-extensions")] = None
+    oldest_days: Annotated[int | None, Field(ge=1, alias="oldest-days")] = None
 
 
 class LynisPolicy(BaseModel):
@@ -64,6 +79,7 @@ class Flavour(BaseModel):
     access: Access
     budgets: Budgets = Budgets()
     lynis: LynisPolicy
+    waivers: WaiverLimits = WaiverLimits()
     expect: Mapping[str, tuple[str, ...]]
 
     def allowed(self, key: str) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ __all__ = [
     "Outcome",
     "Severity",
     "Verdict",
+    "Waived",
     "decide",
     "judge",
 ]
@@ -57,8 +58,19 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Waived:
+    """Why a failure is accepted, who answers for it, until when (a date), and how often that day was put off."""
+
+    reason: str
+    owner: str
+    tracker: str
+    expires: str
+    extensions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What became of one control in one run."""
+    """What became of one control in one run. ``waived`` says why a failure is accepted: it stays one."""
 
     control: str
     suite: str
@@ -72,6 +84,20 @@ class Verdict:
     remedy: str = ""
     refs: tuple[str, ...] = ()
     seconds: float | None = None
+    waived: Waived | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a waiver on anything but a failure.
+
+        :raises ValueError: something that could not be told, or was not checked, is said to be accepted.
+        """
+        if self.waived is not None and self.outcome is not Outcome.FAIL:
+            raise ValueError(f"a waiver accepts failures only, and {self.control!r} has outcome {self.outcome}")
+
+    @property
+    def rejects(self) -> bool:
+        """Return whether this verdict stands against a release."""
+        return self.outcome in _REJECTING and self.waived is None
 
 
 def judge(observations: Sequence[Observation]) -> tuple[Outcome, str, str, str]:
@@ -88,8 +114,10 @@ def judge(observations: Sequence[Observation]) -> tuple[Outcome, str, str, str]:
 
 
 def decide(verdicts: Sequence[Verdict]) -> Decision:
-    """Return release only when there is at least one pass and nothing that failed, errored or was not checked."""
-    outcomes = {verdict.outcome for verdict in verdicts}
-    if outcomes & _REJECTING or Outcome.PASS not in outcomes:
+    """Return release only when there is at least one pass and nothing that failed, errored or was not checked.
+
+    A failure that a waiver accepts does not reject; it is no pass either.
+    """
+    if any(verdict.rejects for verdict in verdicts) or Outcome.PASS not in {verdict.outcome for verdict in verdicts}:
         return Decision.REJECT
     return Decision.RELEASE

@@ -13,7 +13,16 @@ from markupsafe import Markup
 from seatrial.layout import data_dir
 from seatrial.policy.judge import Outcome
 from seatrial.report.record import BootTimes, Record, counts
-from seatrial.report.summary import WORDS, against, grounds, says_more, with_outcome
+from seatrial.report.summary import (
+    WORDS,
+    acceptance,
+    accepted,
+    against,
+    grounds,
+    says_more,
+    waivers_to_mend,
+    with_outcome,
+)
 from seatrial.report.text import duration, shortened, size
 
 __all__ = ["html_page"]
@@ -60,6 +69,8 @@ def html_page(record: Record, console_tail: tuple[str, ...] = ()) -> str:
         bars=_suite_bars(record),
         legend=[(outcome, WORDS[outcome], number) for outcome, number in _present(counts(record))],
         groups=against(record),
+        waived=[(verdict, acceptance(verdict.waived)) for verdict in accepted(record) if verdict.waived],
+        waivers_to_mend=waivers_to_mend(record),
         boot_bars=_boot_bars(record.boot) if record.boot else (),
         console_tail=console_tail,
         passes=with_outcome(record, Outcome.PASS),

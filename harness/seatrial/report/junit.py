@@ -9,7 +9,7 @@ from lxml import etree
 
 from seatrial.policy.judge import Outcome, Verdict
 from seatrial.report.record import Record
-from seatrial.report.summary import run_reasons, says_more
+from seatrial.report.summary import acceptance, run_reasons, says_more, waivers_to_mend
 from seatrial.report.text import shortened, visible
 
 __all__ = ["junit_xml"]
@@ -81,6 +81,8 @@ def _run_properties(record: Record) -> Iterable[tuple[str, str]]:
     yield "flavour", record.flavour.name
     yield "image.path", record.image.path
     yield "image.sha256", record.image.sha256
+    for note in waivers_to_mend(record):
+        yield "waiver", f"{note.control} is {note.state}: {note.because}"
     if record.replay is not None:
         yield "facts", record.replay.facts
         yield "left-out", ", ".join(record.replay.left_out)
@@ -101,7 +103,10 @@ def _case(verdict: Verdict) -> etree._Element:
     case.append(
         _properties([("title", verdict.title), ("severity", verdict.severity), *(("ref", ref) for ref in verdict.refs)])
     )
-    if name := _ELEMENTS.get(verdict.outcome):
+    if verdict.waived is not None:
+        message = f"waived: {acceptance(verdict.waived)}"
+        case.append(_element("skipped", type="waived", message=message, body=_body(verdict)))
+    elif name := _ELEMENTS.get(verdict.outcome):
         message = f"{verdict.title}: {verdict.because}" if verdict.because else verdict.title
         kind = verdict.severity if verdict.outcome is Outcome.FAIL else verdict.outcome
         case.append(_element(name, type=kind, message=message, body=_body(verdict)))

@@ -14,6 +14,7 @@ from typing import Final
 from seatrial.errors import ConfigError
 from seatrial.policy.differences import Difference
 from seatrial.policy.judge import Decision, Outcome, Verdict, decide
+from seatrial.policy.waivers import WaiverNote
 from seatrial.report.atomic import write_atomic
 from seatrial.report.decode import Fault, decode
 
@@ -36,6 +37,7 @@ __all__ = [
     "to_json",
     "verdict_from_json",
     "verdict_to_json",
+    "waived_count",
 ]
 
 SCHEMA_VERSION: Final = 2
@@ -119,7 +121,7 @@ class Record:
     """One run. It cannot say release unless everything in it does; ``run`` is also the name of its folder.
 
     ``differences`` holds every way in which the run differs from how the image ships; ``evidence`` maps a name to a
-    file relative to the folder.
+    file relative to the folder. ``waivers`` says what became of each accepted failure that this flavour has.
     """
 
     schema_version: int
@@ -139,6 +141,7 @@ class Record:
     problem: Problem | None
     evidence: Mapping[str, str]
     replay: Replay | None = None
+    waivers: tuple[WaiverNote, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a release that the rest of the record contradicts.
@@ -171,6 +174,11 @@ def counts(record: Record, suite: str | None = None) -> Mapping[Outcome, int]:
     """Return how many verdicts (of ``suite``) have each outcome, worst outcome first."""
     found = Counter(v.outcome for v in record.verdicts if suite in (None, v.suite))
     return {outcome: found[outcome] for outcome in Outcome}
+
+
+def waived_count(record: Record, suite: str | None = None) -> int:
+    """Return how many failures (of ``suite``) are accepted; :func:`counts` counts them as failures too."""
+    return sum(v.waived is not None for v in record.verdicts if suite in (None, v.suite))
 
 
 def to_json(record: Record) -> str:

@@ -8,18 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from seatrial.policy.judge import Outcome, Severity, Verdict
-from seatrial.report.record import Record, counts, reasons_to_reject
+from seatrial.policy.judge import Outcome, Severity, Verdict, Waived
+from seatrial.policy.waivers import State, WaiverNote
+from seatrial.report.record import Record, counts, reasons_to_reject, waived_count
 
 __all__ = [
     "WORDS",
     "Group",
+    "acceptance",
+    "accepted",
     "against",
     "console_tail",
     "grounds",
     "headline",
     "run_reasons",
     "says_more",
+    "waivers_to_mend",
     "with_outcome",
 ]
 
@@ -58,7 +62,7 @@ def against(record: Record) -> tuple[Group, ...]:
     groups: list[Group] = []
     for outcome in _SHOWN_FIRST:
         by_reason: dict[str, list[Verdict]] = {}
-        for verdict in with_outcome(record, outcome):
+        for verdict in (v for v in with_outcome(record, outcome) if v.waived is None):
             # A failure always stands alone: its expected and seen are its own.
             key = verdict.control if outcome is Outcome.FAIL else verdict.because
             by_reason.setdefault(key, []).append(verdict)
@@ -66,6 +70,22 @@ def against(record: Record) -> tuple[Group, ...]:
             parts = [tuple(found)] if len(found) >= _MANY else [(verdict,) for verdict in found]
             groups.extend(Group(outcome, part[0].because, part) for part in parts)
     return tuple(groups)
+
+
+def accepted(record: Record) -> tuple[Verdict, ...]:
+    """Return the failures that a waiver accepts, most severe first."""
+    return tuple(v for v in with_outcome(record, Outcome.FAIL) if v.waived is not None)
+
+
+def waivers_to_mend(record: Record) -> tuple[WaiverNote, ...]:
+    """Return the waivers that need attention: expired, not needed, unused."""
+    return tuple(note for note in record.waivers if note.state is not State.USED)
+
+
+def acceptance(waived: Waived) -> str:
+    """Return who accepts a failure, until when, and how often that was put off, in words."""
+    put_off = {0: "", 1: ", extended once"}.get(waived.extensions, f", extended {waived.extensions} times")
+    return f"{waived.owner}, until {waived.expires}{put_off}: {waived.reason} ({waived.tracker})"
 
 
 def run_reasons(record: Record) -> tuple[str, ...]:
@@ -88,13 +108,15 @@ def headline(record: Record) -> str:
 
 def grounds(record: Record) -> str:
     """Return what the decision rests on: ``2 failed, 1 not checked of 97 controls``."""
-    numbers = counts(record)
+    waived = waived_count(record)
+    numbers = {**counts(record), Outcome.FAIL: counts(record)[Outcome.FAIL] - waived}
     told = [outcome for outcome in _SHOWN_FIRST if numbers[outcome]]
     told = told or [outcome for outcome in (Outcome.PASS, Outcome.NOT_APPLICABLE) if numbers[outcome]]
     if not told:
         return "; ".join(run_reasons(record))
     total = len(record.verdicts)
-    shares = ", ".join(f"{numbers[outcome]} {WORDS[outcome]}" for outcome in told)
+    parts = [f"{numbers[outcome]} {WORDS[outcome]}" for outcome in told]
+    shares = ", ".join([*parts, *([f"{waived} failed and waived"] if waived else [])])
     said = [*run_reasons(record), f"{shares} of {total} {'control' if total == 1 else 'controls'}"]
     if record.replay is not None and record.replay.left_out:
         said.append(f"from facts: {len(record.replay.left_out)} that need a guest left out")

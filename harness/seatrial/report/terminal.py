@@ -9,8 +9,18 @@ from pathlib import Path
 from typing import Final
 
 from seatrial.policy.judge import Decision, Outcome, Severity, Verdict
-from seatrial.report.record import Record, Replay, counts
-from seatrial.report.summary import Group, against, console_tail, headline, run_reasons, says_more
+from seatrial.report.record import Record, Replay, counts, waived_count
+from seatrial.report.summary import (
+    Group,
+    acceptance,
+    accepted,
+    against,
+    console_tail,
+    headline,
+    run_reasons,
+    says_more,
+    waivers_to_mend,
+)
 from seatrial.report.text import duration, one_line, shortened, size
 
 __all__ = ["summary_lines"]
@@ -39,6 +49,8 @@ def summary_lines(record: Record, folder: Path, *, width: int = 100, colour: boo
         *_problem(record, folder, page),
         *_table(record, page),
         *(line for group in against(record) for line in _group(group, page)),
+        *(line for verdict in accepted(record) for line in _accepted(verdict, page)),
+        *_waivers(record, page),
         *_evidence(record, folder, page),
         page.painted(f"decision: {one_line(headline(record))}", record.decision),
     ]
@@ -123,21 +135,31 @@ def _problem(record: Record, folder: Path, page: _Page) -> Iterator[str]:
 
 
 def _table(record: Record, page: _Page) -> Iterator[str]:
-    outcomes = [outcome for outcome, number in counts(record).items() if number]
-    if not outcomes:
+    columns = _columns(record, None)
+    shown = [name for name, number in columns.items() if number]
+    if not shown:
         return
     suites = list(dict.fromkeys([*record.suites, *(v.suite for v in record.verdicts)]))
-    heads = [str(outcome) for outcome in outcomes]
-    name_width = min(max(map(len, ["suite", *suites])), max(8, page.width - sum(len(h) + 2 for h in heads)))
-    yield "".join([f"{'suite':<{name_width}}", *(f"  {head}" for head in heads)])
-    for name in [*suites, None]:
-        numbers = counts(record, name)
-        cells = [
-            page.painted(f"  {numbers[o] or '-':>{len(h)}}", o) if numbers[o] else f"  {'-':>{len(h)}}"
-            for o, h in zip(outcomes, heads, strict=True)
-        ]
-        yield f"{one_line(name or 'all')[:name_width]:<{name_width}}" + "".join(cells)
+    name_width = min(max(map(len, ["suite", *suites])), max(8, page.width - sum(len(name) + 2 for name in shown)))
+    yield "".join([f"{'suite':<{name_width}}", *(f"  {name}" for name in shown)])
+    for suite in [*suites, None]:
+        numbers = _columns(record, suite)
+        cells = [_cell(name, numbers[name], page) for name in shown]
+        yield f"{one_line(suite or 'all')[:name_width]:<{name_width}}" + "".join(cells)
     yield ""
+
+
+def _columns(record: Record, suite: str | None) -> dict[str, int]:
+    """Return heads and numbers of the table; a waived failure is counted as such and not among the others."""
+    numbers, waived = counts(record, suite), waived_count(record, suite)
+    columns = {str(outcome): number for outcome, number in numbers.items()}
+    columns[Outcome.FAIL] -= waived
+    return {**columns, "waived": waived}
+
+
+def _cell(name: str, number: int, page: _Page) -> str:
+    text = f"  {number or '-':>{len(name)}}"
+    return page.painted(text, Outcome(name)) if number and name != "waived" else text
 
 
 def _group(group: Group, page: _Page) -> Iterator[str]:
@@ -153,8 +175,8 @@ def _group(group: Group, page: _Page) -> Iterator[str]:
     yield ""
 
 
-def _verdict(verdict: Verdict, page: _Page) -> Iterator[str]:
-    head = one_line(f"{verdict.outcome}: {verdict.control} [{verdict.severity}] {verdict.title}")
+def _verdict(verdict: Verdict, page: _Page, *, word: str = "") -> Iterator[str]:
+    head = one_line(f"{word or verdict.outcome}: {verdict.control} [{verdict.severity}] {verdict.title}")
     lines = textwrap.wrap(head, page.width, subsequent_indent="  ", break_on_hyphens=False)
     yield from (page.painted(line, verdict.outcome) for line in lines)
     fields = {
@@ -166,6 +188,26 @@ def _verdict(verdict: Verdict, page: _Page) -> Iterator[str]:
     for name, text in fields.items():
         if text:
             yield from page.field(name, text)
+
+
+def _accepted(verdict: Verdict, page: _Page) -> Iterator[str]:
+    yield from _verdict(verdict, page, word="waived")
+    if verdict.waived is not None:
+        yield from page.field("accepted", acceptance(verdict.waived))
+    yield ""
+
+
+def _waivers(record: Record, page: _Page) -> Iterator[str]:
+    notes = waivers_to_mend(record)
+    for note in notes:
+        controls = f" ({', '.join(note.controls)})" if note.controls else ""
+        yield from page.field(
+            "waiver",
+            f"{note.control} is {note.state}: {note.because}{controls}; {note.owner}, {note.tracker}",
+            indent=0,
+        )
+    if notes:
+        yield ""
 
 
 def _evidence(record: Record, folder: Path, page: _Page) -> Iterator[str]:
