@@ -46,7 +46,7 @@ def _run_options(*names: str) -> Callable[[Command], Command]:
     return add
 
 
-def _settings(image: Path | None, given: dict[str, str | None]) -> Settings:
+def _settings(image: Path | None, given: dict[str, Any]) -> Settings:
     flag = given.get("seatrial_image")
     if image is not None and flag is not None:
         raise ConfigError(f"two images were named: {str(image)!r} and --image {flag!r}", hint="name one")
@@ -157,6 +157,34 @@ def boot(image: Path, console: bool, **given: str | None) -> None:
     sys.exit(boot_for_a_person(_settings(image, given), console=console))
 
 
+@main.command("boot-time")
+@click.argument("image", type=click.Path(path_type=Path), required=False)
+@click.option("-n", "--boots", type=click.IntRange(1, 1000), help="How many boots (wall clock 5, counted clock 3).")
+@click.option("--cap", type=click.IntRange(1, 1000), help="At most so many while the verdict is open (twice --boots).")
+@click.option("--clock", type=click.Choice(["wall", "counted"]), default="wall", show_default=True)
+@click.option("--which", type=click.Choice(["first", "later"]), default="first", show_default=True, help="Which boots.")
+@click.option("--baseline", type=click.Path(path_type=Path), metavar="RECORD", help="Compare with this measurement.")
+@click.option("--save", type=click.Path(path_type=Path), metavar="RECORD", help="Also write the measurement there.")
+@click.option("--budgets", type=click.Path(path_type=Path), metavar="FILE", help="Budgets to lay over the flavour's.")
+@_run_options("flavour", "accel", "machine", "boot_timeout", "settle_timeout", "command_timeout", "out")
+def boot_time(image: Path | None, boots: int | None, cap: int | None, clock: Any, **given: Any) -> None:
+    """Boot IMAGE several times and judge how long it takes, by budgets and against an earlier measurement.
+
+    The wall clock is for KVM. The counted clock counts the guest's instructions instead, on any host, busy or idle.
+    Without IMAGE (and without SEATRIAL_IMAGE) the demo image 'immutable' is measured, built first if need be.
+    """
+    from seatrial.boot_time import Plan
+    from seatrial.boot_time_run import Files, judge_boot_time
+    from seatrial.progress import progress_for
+
+    files = Files(baseline=given.pop("baseline"), save=given.pop("save"), budgets=given.pop("budgets"))
+    number = boots or (5 if clock == "wall" else 3)
+    plan = Plan(boots=number, cap=cap or max(number, 2 * number), clock=clock, which=given.pop("which"))
+    chosen = _with_demo(image, given)
+    with progress_for() as progress:
+        sys.exit(judge_boot_time(_settings(chosen, given), plan, files, progress=progress, say=click.echo))
+
+
 @main.command()
 @click.argument("report", type=click.Path(path_type=Path))
 @_run_options("flavour")
@@ -168,7 +196,7 @@ def lynis(report: Path, xml: Path | None, **given: str | None) -> None:
     sys.exit(judge_file(report, flavour=given["seatrial_flavour"], xml=xml, say=click.echo))
 
 
-def _with_demo(image: Path | None, given: dict[str, str | None]) -> Path:
+def _with_demo(image: Path | None, given: dict[str, Any]) -> Path:
     chosen = _settings(image, given)
     if chosen.image is not None:
         return chosen.image

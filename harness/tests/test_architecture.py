@@ -32,6 +32,10 @@ FLOORS = (
         "replay",
         "waiver_file",
         "matrix",
+        "boot_budget",
+        "boot_sample",
+        "boot_time",
+        "boot_time_run",
     },
     {"plugin", "cli", "__main__"},
 )

@@ -30,10 +30,14 @@ class LoginKey:
 
 
 class RunKey(LoginKey):
-    """The run's own ed25519 key: made fresh, held in memory, never written to a file."""
+    """The run's own ed25519 key: made fresh, held in memory, never written to a file.
 
-    def __init__(self, comment: str) -> None:
-        super().__init__(Ed25519PrivateKey.generate(), comment)
+    With ``secret`` (32 bytes) it is derived from that: a guest that must boot the same twice must get the same key.
+    """
+
+    def __init__(self, comment: str, *, secret: bytes | None = None) -> None:
+        private = Ed25519PrivateKey.from_private_bytes(secret) if secret else Ed25519PrivateKey.generate()
+        super().__init__(private, comment)
 
 
 def load_key(path: Path) -> LoginKey:

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from seatrial.machine.counted import Counted
 from seatrial.machine.definition import Accelerator, Machine
 from seatrial.machine.disk import Image
 from seatrial.machine.firmware import Firmware
@@ -15,6 +16,10 @@ __all__ = ["LIFELINE", "Attached", "Memory", "differences", "qemu_arguments"]
 
 # Where a guest finds the two streams of a lifeline: QEMU's own network, so it works without any route outwards.
 LIFELINE = ("10.0.2.100", (2201, 2202))
+
+# Linux AIO on a file in memory is done when it has been submitted.
+_AT_ONCE = {"direct": True, "no-flush": True}
+_ENTROPY = ("-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +35,8 @@ class Attached:
     """Descriptors that QEMU inherits: everything that has no name in the file system.
 
     A machine with ``memory`` or ``is_incoming`` can be frozen and is a clone; ``frozen_fd`` is the overlay below a
-    clone's own, only ever read; ``lifeline_fds`` carry a shell that lives through a freeze.
+    clone's own, only ever read; ``lifeline_fds`` carry a shell that lives through a freeze. On a ``counted`` clock
+    disk and seed lie in memory.
     """
 
     qmp_fd: int
@@ -42,6 +48,7 @@ class Attached:
     frozen_fd: int | None = None
     lifeline_fds: tuple[int, int] | None = None
     is_incoming: bool = False
+    counted: Counted | None = None
 
     @property
     def inherited(self) -> tuple[int, ...]:
@@ -60,7 +67,12 @@ def qemu_arguments(
     attached: Attached,
     smbios: tuple[str, ...],
 ) -> list[str]:
-    """Return the argument list that boots ``image`` on ``machine``, paused (``-S``), without default devices."""
+    """Return the argument list that boots ``image`` on ``machine``, paused (``-S``), without default devices.
+
+    On a counted clock every device does its work inside the guest's own instruction stream (no ``ioeventfd``, disks in
+    memory), and there is no source of chance but the seeded processor.
+    """
+    counted = attached.counted
     return [
         machine.qemu,
         *("-name", "seatrial,debug-threads=on", "-S", "-nodefaults", "-no-user-config", "-display", "none"),
@@ -68,11 +80,11 @@ def qemu_arguments(
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
         *_board(machine, accelerator, firmware, attached),
         *_channels(attached),
-        *_disk(machine, image, attached),
+        *(_memory_disk(machine, attached) if counted else _disk(machine, image, attached)),
         *_seed(attached),
         *_network(attached),
         *_snapshot(machine, attached),
-        *("-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng"),
+        *(counted.arguments() if counted else _ENTROPY),
         *(word for value in smbios for word in ("-smbios", f"type=11,value={value.replace(',', ',,')}")),
     ]
 
@@ -169,14 +181,35 @@ def _frozen(attached: Attached) -> list[str]:
     ]
 
 
+def _memory_disk(machine: Machine, attached: Attached) -> list[str]:
+    disk = "discard=off,write-zeroes=off"  # QEMU would do these in a thread, whenever the host finds time
+    device = {
+        "virtio-blk": ["-device", f"virtio-blk-pci,drive=disk,bootindex=0,ioeventfd=off,{disk}"],
+        "virtio-scsi": [
+            *("-device", "virtio-scsi-pci,id=scsi,ioeventfd=off"),
+            *("-device", "scsi-hd,bus=scsi.0,drive=disk,bootindex=0"),
+        ],
+    }[machine.disk]
+    options = {"node-name": "disk-file", "cache": _AT_ONCE, "aio": "native", "discard": "ignore"}
+    return [
+        *_fd_set(attached.overlay_fd, 2),
+        *_blockdev(driver="file", filename="/dev/fdset/2", **options),
+        *_blockdev(driver="raw", file="disk-file", **{"node-name": "disk"}),
+        *device,
+    ]
+
+
 def _seed(attached: Attached) -> list[str]:
     if attached.seed_fd is None:
         return []
+    options: dict[str, object] = {"node-name": "seed-file", "read-only": True}
+    if attached.counted:
+        options |= {"cache": _AT_ONCE, "aio": "native"}
     return [
         *_fd_set(attached.seed_fd, 3),
-        *_blockdev(driver="file", filename="/dev/fdset/3", **{"node-name": "seed-file", "read-only": True}),
+        *_blockdev(driver="file", filename="/dev/fdset/3", **options),
         *_blockdev(driver="raw", file="seed-file", **{"node-name": "seed", "read-only": True}),
-        *("-device", "virtio-blk-pci,drive=seed"),
+        *("-device", "virtio-blk-pci,drive=seed" + (",ioeventfd=off" if attached.counted else "")),
     ]
 
 
@@ -191,7 +224,7 @@ def _network(attached: Attached) -> list[str]:
         *lifeline,
         # The guest reaches nothing else; QEMU chooses the port itself, so two runs cannot collide.
         *("-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-:22{forwarded}"),
-        *("-device", "virtio-net-pci,netdev=net,romfile="),
+        *("-device", "virtio-net-pci,netdev=net,romfile=" + (",ioeventfd=off,tx=timer" if attached.counted else "")),
     ]
 
 

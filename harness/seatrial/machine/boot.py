@@ -14,6 +14,7 @@ from seatrial.errors import AcceleratorError, GuestStopped, HostError, SessionEr
 from seatrial.machine.accelerator import Choice
 from seatrial.machine.arguments import Attached, Memory, qemu_arguments
 from seatrial.machine.console import Console, console_reader
+from seatrial.machine.counted import Counted, disk_in_memory, in_memory, keep_in_step
 from seatrial.machine.definition import Machine
 from seatrial.machine.disk import Image, nameless_copy, nameless_overlay
 from seatrial.machine.firmware import Firmware, find_uefi
@@ -53,7 +54,11 @@ class BootFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """All that a boot needs, decided before anything starts."""
+    """All that a boot needs, decided before anything starts.
+
+    ``disk`` is a descriptor of the disk to write to, owned by the caller; None means a fresh overlay for this boot.
+    With ``counted`` it lies in memory, and the guest's time is counted in instructions.
+    """
 
     machine: Machine
     image: Image
@@ -62,6 +67,8 @@ class Launch:
     provision: Provision
     folder: Path
     is_cloneable: bool = False
+    disk: int | None = None
+    counted: Counted | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,14 +142,24 @@ def powered_on(launch: Launch) -> Iterator[Boot]:
     with contextlib.ExitStack() as stack:
         variables = launch.firmware.variables.read_bytes() if launch.firmware else b""
         storage = Storage(
-            overlay_fd=stack.enter_context(nameless_overlay(launch.image.disk_bytes, folder)),
+            overlay_fd=_disk(launch, stack),
             variables_fd=stack.enter_context(nameless_copy(variables, folder, writable=True)) if variables else None,
             memory=Memory(stack.enter_context(guest_memory(launch.machine))) if launch.is_cloneable else None,
         )
         boot = stack.enter_context(paused(launch, storage))
+        if launch.counted:
+            keep_in_step(boot.monitor, boot.process.pid)
         boot.started_s = monotonic_s()
         boot.monitor.execute("cont")
         yield boot
+
+
+def _disk(launch: Launch, stack: contextlib.ExitStack) -> int:
+    if launch.disk is not None:
+        return launch.disk
+    if launch.counted:
+        return stack.enter_context(disk_in_memory(launch.image))
+    return stack.enter_context(nameless_overlay(launch.image.disk_bytes, launch.folder))
 
 
 @contextlib.contextmanager
@@ -204,13 +221,15 @@ def _handed(
     stack: contextlib.ExitStack, launch: Launch, storage: Storage, wires: list[int], *, is_incoming: bool
 ) -> Attached:
     seed = launch.provision.seed
+    in_file = in_memory(seed) if launch.counted else nameless_copy(seed, launch.folder, writable=False)
     return Attached(
         qmp_fd=wires[0],
         console_fd=wires[1],
         lifeline_fds=(wires[2], wires[3]) if storage.memory else None,
         overlay_fd=storage.overlay_fd,
         variables_fd=storage.variables_fd,
-        seed_fd=stack.enter_context(nameless_copy(seed, launch.folder, writable=False)) if seed else None,
+        seed_fd=stack.enter_context(in_file) if seed else None,
+        counted=launch.counted,
         memory=storage.memory,
         frozen_fd=storage.frozen_fd,
         is_incoming=is_incoming,

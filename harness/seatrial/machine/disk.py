@@ -20,7 +20,16 @@ from seatrial.machine.unpack import unpacked
 from seatrial.process import require_program, run
 from seatrial.progress import Progress
 
-__all__ = ["Image", "blank_overlay", "nameless_copy", "nameless_overlay", "open_image", "ready", "sha256"]
+__all__ = [
+    "Image",
+    "blank_overlay",
+    "nameless_copy",
+    "nameless_duplicate",
+    "nameless_overlay",
+    "open_image",
+    "ready",
+    "sha256",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +187,22 @@ def _made_overlay(disk_bytes: int, folder: Path) -> Iterator[Path]:
         if made.status != 0:
             raise HostError(f"qemu-img cannot make an overlay in {str(folder)!r}: {made.complaint}")
         yield path
+
+
+@contextlib.contextmanager
+def nameless_duplicate(overlay: int, folder: Path) -> Iterator[int]:
+    """Copy an overlay that :func:`nameless_overlay` made, as it is now; yield a descriptor of the copy."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        offset = 0
+        while block := os.pread(overlay, 8 * 1024 * 1024, offset):
+            file.write(block)
+            offset += len(block)
+        file.flush()
+        descriptor = os.open(f"/proc/self/fd/{file.fileno()}", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

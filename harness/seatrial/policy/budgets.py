@@ -9,9 +9,11 @@ from typing import Final
 from seatrial.errors import ConfigError
 from seatrial.policy.flavours import Budgets
 
-__all__ = ["PHASES", "Timing", "compare_with_budget"]
+__all__ = ["MILESTONES", "PHASES", "Timing", "check_names", "compare_with_budget"]
 
 PHASES: Final = ("firmware_s", "loader_s", "kernel_s", "initrd_s", "userspace_s", "total_s", "ssh_s")
+# Also measured where the guest has them: when targets and the SSH server were up, and what a client saw.
+MILESTONES: Final = ("multi_user_s", "default_target_s", "ssh_unit_s", "prompt_s", "banner_s", "login_s", "ready_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +35,22 @@ def compare_with_budget(measured: Mapping[str, float], budgets: Budgets, acceler
 
     :raises ConfigError: the budgets name a phase that is never measured.
     """
-    limits = {"kvm": budgets.kvm, "tcg": budgets.tcg}.get(accelerator, {})
-    unknown = sorted(set(limits) - set(PHASES))
-    if unknown:
-        raise ConfigError(
-            f"budgets.{accelerator} names unknown phases: {', '.join(unknown)}", hint=f"known: {', '.join(PHASES)}"
-        )
+    check_names(budgets)
+    limits = budgets.limits(accelerator)
     return tuple(Timing(phase=phase, seconds=seconds, limit_s=limits.get(phase)) for phase, seconds in measured.items())
+
+
+def check_names(budgets: Budgets) -> None:
+    """Refuse limits for what is never measured.
+
+    :raises ConfigError: the budgets name a phase that is never measured.
+    """
+    tables = {"kvm": budgets.kvm, "tcg": budgets.tcg, "counted": budgets.counted, "growth": budgets.growth}
+    known = {*PHASES, *MILESTONES, "unit_s"}
+    for name, limits in tables.items():
+        unknown = sorted(set(limits) - known - ({"phase_s"} if name == "growth" else set()))
+        if unknown:
+            raise ConfigError(
+                f"budgets.{name} names unknown phases: {', '.join(unknown)}",
+                hint=f"known: {', '.join((*PHASES, *MILESTONES))}",
+            )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -11,10 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from seatrial.errors import ConfigError
 from seatrial.policy.controls import HostKind
 
-__all__ = ["Access", "Budgets", "Flavour", "LynisPolicy", "WaiverLimits", "load_flavour"]
+__all__ = ["Access", "Budgets", "Flavour", "LynisPolicy", "WaiverLimits", "load_flavour", "merged_budgets"]
 
 Seconds = Annotated[float, Field(gt=0)]
 _STRICT = ConfigDict(frozen=True, extra="forbid")
+_UNIT = "unit_s"
 
 
 class Access(BaseModel):
@@ -27,12 +29,42 @@ class Access(BaseModel):
 
 
 class Budgets(BaseModel):
-    """Limits for boot phases in seconds, one table an accelerator: a budget of another accelerator judges nothing."""
+    """Limits for boot times in seconds, one table a clock: a budget of another clock or machine judges nothing.
+
+    ``kvm`` and ``tcg`` are for the wall clock on that accelerator, ``counted`` for the clock that counts instructions.
+    ``unit_s`` in a table is the limit for every unit but those that ``slow_units`` (glob patterns) names. ``growth`` is
+    in percent against a baseline: ``total_s``, ``phase_s`` for each phase, ``unit_s`` for each unit, or a phase's name.
+    ``latency`` is for KVM: ``max_us``, the longest wake-up in microseconds. ``machine`` is the machine definition that
+    the limits are for; by default the flavour's own.
+    """
 
     model_config = _STRICT
 
+    machine: str | None = None
     kvm: Mapping[str, Seconds] = {}
     tcg: Mapping[str, Seconds] = {}
+    counted: Mapping[str, Seconds] = {}
+    growth: Mapping[str, Seconds] = {}
+    latency: Mapping[Literal["max_us"], Annotated[float, Field(gt=0)]] = {}
+    slow_units: tuple[str, ...] = ()
+
+    def limits(self, clock: str) -> Mapping[str, float]:
+        """Return the limits of phases and milestones on ``clock`` (``kvm``, ``tcg``, ``counted``); others have none."""
+        every = {"kvm": self.kvm, "tcg": self.tcg, "counted": self.counted}.get(clock, {})
+        return {name: limit for name, limit in every.items() if name != _UNIT}
+
+    def unit_limit(self, clock: str) -> float | None:
+        """Return the limit of a single unit on ``clock``, None when there is none."""
+        return {"kvm": self.kvm, "tcg": self.tcg, "counted": self.counted}.get(clock, {}).get(_UNIT)
+
+    def growth_limit(self, quantity: str) -> float | None:
+        """Return by how many percent ``quantity`` (``kernel_s``, ``unit_s``) may grow, None for no limit."""
+        general = None if quantity in {"total_s", _UNIT} else self.growth.get("phase_s")
+        return self.growth.get(quantity, general)
+
+    def is_slow(self, unit: str) -> bool:
+        """Return whether ``unit`` is one of those that may be slow."""
+        return any(fnmatchcase(unit, pattern) for pattern in self.slow_units)
 
 
 class WaiverLimits(BaseModel):
@@ -129,6 +161,26 @@ def load_flavour(name: str, read: Callable[[str], str | None], *, known: tuple[s
     except ValidationError as exc:
         faults = "\n".join(f"  {'.'.join(map(str, f['loc']))}: {f['msg']}" for f in exc.errors())
         raise ConfigError(f"flavour {name!r} ({' -> '.join(chain)}) is not valid:\n{faults}") from exc
+
+
+def merged_budgets(flavour: Flavour, text: str, *, where: str) -> Budgets:
+    """Return the flavour's budgets with those in ``text`` (TOML, a ``[budgets.*]`` table as in a flavour) laid over.
+
+    :raises ConfigError: the text is not valid, or holds anything else.
+    """
+    try:
+        table = tomllib.loads(text)
+        if table.keys() - {"budgets"}:
+            raise ConfigError(
+                f"{where} holds {', '.join(sorted(table.keys() - {'budgets'}))}; only budgets are read here"
+            )
+        own = flavour.budgets.model_dump(exclude_unset=True)
+        return Budgets.model_validate(_merge(own, table.get("budgets", {})))
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"{where} is not valid TOML: {exc}") from exc
+    except ValidationError as exc:
+        faults = "\n".join(f"  budgets.{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in exc.errors())
+        raise ConfigError(f"{where} is not valid:\n{faults}") from exc
 
 
 def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
