@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from seatrial import __version__
@@ -33,9 +33,11 @@ from seatrial.report.record import (
     Problem,
     Record,
     RecordWriter,
+    RestoreFacts,
     decision_of,
 )
 from seatrial.report.write import write_reports
+from seatrial.restore import FREEZABLE, RESTORED
 from seatrial.session import Candidate, Session, booted
 from seatrial.suites import Suite
 
@@ -81,6 +83,7 @@ class Run:
             ),
             machine=None,
             boot=None,
+            restores=None,
             suites=tuple(suite.name for suite in suites),
             differences=(),
             verdicts=tuple(self._verdicts.values()),
@@ -134,23 +137,39 @@ class Run:
             self._save()
 
     @contextlib.contextmanager
-    def booted(self) -> Iterator[Session]:
+    def booted(self, *, is_cloneable: bool = False) -> Iterator[Session]:
         """Boot the candidate and give the session; see :func:`seatrial.session.booted`.
+
+        :param is_cloneable: checks will want copies of the guest; it is frozen as soon as it is ready.
 
         :raises SeatrialError: it did not come up, or this host cannot boot it.
         """
         with booted(
-            self.candidate, self.folder, run=self.record.run, progress=self.progress, describe=self._describe
+            self.candidate,
+            self.folder,
+            run=self.record.run,
+            progress=self.progress,
+            describe=self._describe,
+            is_cloneable=is_cloneable,
         ) as session:
             guest = session.guest
             times = BootTimes(banner_s=guest.banner_s, login_s=guest.login_s, ready_s=guest.ready_s, state=guest.state)
             self.record = replace(self.record, boot=times)
             self._save()
             self.session = session
+            if is_cloneable and session.restorer is not None:
+                self.progress.phase("freezing the guest for copies")
+                session.restorer.freeze(session)
             try:
                 yield session
             finally:
+                self._keep_restores(session)
                 self.session = None
+
+    def _keep_restores(self, session: Session) -> None:
+        if session.restorer is not None and session.restorer.restores is not None:
+            self.record = replace(self.record, restores=RestoreFacts(**asdict(session.restorer.restores)))
+            self._save()
 
     def collect_facts(self, session: Session, checks: Sequence[Rehearsal]) -> None:
         """Ask the guest in a few round trips what ``checks`` will ask one by one.
@@ -176,7 +195,8 @@ class Run:
                 memory_mib=machine.memory_mib,
             ),
         )
-        self.differ(*launch.provision.differences, *differences(machine, launch.choice.accelerator))
+        freezable = FREEZABLE if launch.is_cloneable else ()
+        self.differ(*launch.provision.differences, *differences(machine, launch.choice.accelerator), *freezable)
 
     def differ(self, *differences: Difference) -> None:
         """Keep how the run differs from how the image ships; a control that this makes meaningless is not checked."""
@@ -190,6 +210,10 @@ class Run:
             if self._verdicts[key].outcome is Outcome.NOT_CHECKED:
                 self._verdicts[key] = replace(self._verdicts[key], because=reason)
         self._save()
+
+    def is_falsified_by_copying(self, control: str) -> bool:
+        """Return whether a copy of a guest could not answer for ``control``: only a cold boot can."""
+        return control in self.controls and falsifying(self.controls[control][1].falsified_by, (RESTORED,)) is not None
 
     def judge_by_lynis(self, session: Session) -> None:
         """Run lynis in the guest and take its verdicts.
@@ -280,8 +304,9 @@ class Run:
             "lynis": "lynis-report.dat",
             "lynis-xml": "lynis-report.xml",
             "qemu": "qemu.log",
+            "restored": "restored",
         }
-        return {name: file for name, file in files.items() if (self.folder / file).is_file()}
+        return {name: file for name, file in files.items() if (self.folder / file).exists()}
 
     def _save(self) -> None:
         self.record = replace(self.record, verdicts=tuple(self._verdicts.values()))

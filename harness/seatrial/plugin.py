@@ -52,6 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Check the input and, with an image, take the ``host`` fixture over from testinfra."""
     config.addinivalue_line("markers", "control(id): the check of one control of the folder's controls.toml")
+    config.addinivalue_line("markers", "changes_guest: the check gets an isolated copy of the ready guest of its own")
     config.addinivalue_line("markers", "probe(kind): the check of every control whose probe is of this kind")
     asked = any(
         config.getoption(f"seatrial_{name}")
@@ -62,7 +63,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if asked and not (config.option.help or config.option.version):
         # Registered last, so that the fixtures win over testinfra's in whatever order plugins were loaded.
         config.stash[_GATE] = Gate(config)
-        config.pluginmanager.register(config.stash[_GATE], "seatrial-gate")
+        from seatrial.copies import copy_fixtures
+
+        gate = config.stash[_GATE]
+        config.pluginmanager.register(gate, "seatrial-gate")
+        config.pluginmanager.register(copy_fixtures(lambda: _guest_of(config), gate.own_guest), "seatrial-copies")
         config.pluginmanager.register(_guest_fixtures(), "seatrial-guest")
 
 
@@ -192,6 +197,7 @@ class Gate:
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Fix the selected controls before anything boots; leave out checks of controls for another kind of image."""
+        from seatrial.copies import redirect
         from seatrial.plan import make_plan, without_live_checks
 
         checks = [_collected(item) for item in items]
@@ -201,6 +207,7 @@ class Gate:
             plan = self.plan = without_live_checks(plan, live)
         config.hook.pytest_deselected(items=[item for item in items if not plan.applies(item.nodeid)])
         items[:] = [item for item in items if plan.applies(item.nodeid)]
+        redirect(items)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
@@ -221,6 +228,7 @@ class Gate:
                     self._after_suites(guest)
 
     def _boot(self, stack: contextlib.ExitStack, items: Sequence[pytest.Item]) -> Session | None:
+        from seatrial.copies import needs_copies
         from seatrial.errors import SeatrialError
         from seatrial.progress import Silent
 
@@ -229,7 +237,7 @@ class Gate:
             self.run = _run(self.candidate, self.plan, progress)
             self.run.note_unchecked(self.plan.unchecked)
             try:
-                guest = stack.enter_context(self.run.booted())
+                guest = stack.enter_context(self.run.booted(is_cloneable=needs_copies(items)))
                 self.run.collect_facts(guest, list(_rehearsals(items)))
             except (SeatrialError, KeyboardInterrupt) as exc:
                 self._failed(exc)
@@ -240,6 +248,14 @@ class Gate:
                 return guest
             finally:
                 self.run.progress = Silent()
+
+    def own_guest(self, item: pytest.Item) -> contextlib.AbstractContextManager[Session]:
+        """Give a check a guest of its own: a copy of the ready one, or a cold boot where a copy would falsify it."""
+        assert self.run is not None
+        assert self.plan is not None
+        ready = _guest_of(self.config)
+        falsified = self.run.is_falsified_by_copying(self.plan.control_of[item.nodeid])
+        return ready.cold_boot() if falsified else ready.restored()
 
     def _failed(self, exc: BaseException) -> None:
         from seatrial.errors import SeatrialError
@@ -342,9 +358,12 @@ class Gate:
 
     def _stop_when_lost(self, item: pytest.Item, error: BaseException | None) -> None:
         """End the session at the first loss of the guest: what follows would only repeat it."""
+        from seatrial.copies import uses_copies
         from seatrial.errors import BootError, SessionLost
 
         assert self.run is not None
+        if uses_copies(item) and self.run.session is not None and not self.run.session.is_lost:
+            return  # only the check's own guest is gone
         if isinstance(error, BootError | SessionLost):
             self.run.fail(error)
             item.session.shouldfail = f"the guest was lost: {error.message}"
@@ -414,9 +433,10 @@ def _run(candidate: Candidate, plan: Plan, progress: Progress) -> Run:
 
 def _needs(item: pytest.Item) -> frozenset[str] | None:
     """Return what a check asks for when facts alone can give it; None for one that needs a guest or anything else."""
+    from seatrial.copies import uses_copies
     from seatrial.rehearsal import NEEDS
 
-    if not isinstance(item, pytest.Function) or item.get_closest_marker("control") is None:
+    if not isinstance(item, pytest.Function) or item.get_closest_marker("control") is None or uses_copies(item):
         return None
     needs = frozenset(inspect.signature(item.obj).parameters)
     return needs if needs <= NEEDS - {"host"} else None
@@ -424,10 +444,11 @@ def _needs(item: pytest.Item) -> frozenset[str] | None:
 
 def _rehearsals(items: Sequence[pytest.Item]) -> Iterator[Rehearsal]:
     """Give each check in a form that can be called before its run, but those that need more than we can give."""
+    from seatrial.copies import uses_copies
     from seatrial.rehearsal import NEEDS, Rehearsal
 
     for item in items:
-        if isinstance(item, pytest.Function) and item.get_closest_marker("control"):
+        if isinstance(item, pytest.Function) and item.get_closest_marker("control") and not uses_copies(item):
             needs = frozenset(inspect.signature(item.obj).parameters)
             row = item.callspec.params.get("row") if hasattr(item, "callspec") else None
             if needs <= NEEDS:

@@ -127,7 +127,7 @@ class Rejudgement(Run):
         return self._recorded.image.sha256
 
     @contextlib.contextmanager
-    def booted(self) -> Iterator[Session]:
+    def booted(self, *, is_cloneable: bool = False) -> Iterator[Session]:  # noqa: ARG002 -- there is no guest to copy
         """Give the session of the recorded facts; nothing is booted."""
         boot = self._recorded.boot
         self.record = replace(

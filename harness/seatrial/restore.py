@@ -3,31 +3,62 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from seatrial.clock import Deadline, monotonic_s, utc_now
-from seatrial.errors import ObservationError
-from seatrial.guest.facts import Facts
+from seatrial.errors import ObservationError, SeatrialError
+from seatrial.guest.facts import Asker, Facts
 from seatrial.guest.lifeline import held_open
-from seatrial.guest.ready import Guest, Patience
+from seatrial.guest.ready import Guest
+from seatrial.guest.restart import BOOT_ID, REBOOT, USERSPACE, WayIn, came_back, order, told
 from seatrial.guest.shell import Shell, root_shell
-from seatrial.guest.ssh import OnDemand, RunKey
+from seatrial.guest.ssh import OnDemand
 from seatrial.machine.boot import Boot, BootFacts
 from seatrial.machine.memory import Reservations, private_bytes
 from seatrial.machine.snapshot import NoSnapshot, Template, cloned, frozen
+from seatrial.policy.differences import Difference, Kind, Touched
 
-__all__ = ["COLD_BOOT", "Restorer", "Restores", "Session", "new_session"]
+__all__ = ["COLD_BOOT", "FREEZABLE", "RESTORED", "Restorer", "Restores", "Session", "new_session"]
 
 COLD_BOOT: Final = "cold boot"
+# What every copy of a guest has in common with it, though two boots of the image would not.
+RESTORED: Final = Difference(
+    kind=Kind.RESTORED,
+    text="the guest is a copy of one that was frozen when it was ready; its clock was set forward",
+    touches=(
+        Touched.MACHINE_ID,
+        Touched.HOST_KEYS,
+        Touched.RANDOM_SEED,
+        Touched.FIRST_BOOT,
+        Touched.BOOT_TIMES,
+        Touched.CLOCK,
+        Touched.TPM,
+    ),
+)
+FREEZABLE: Final = (
+    Difference(
+        kind=Kind.DEVICE,
+        text="made to be copied: a VM generation id device, guest memory in a file of the host, and two addresses in "
+        "QEMU's own network (10.0.2.100, TCP 2201 and 2202) through which a copy of the run's shell answers",
+    ),
+)
 _MOST_CONSOLE: Final = 262_144
 _MEMORY_S: Final = 300.0
-_RESEED_S: Final = 10
 _OVERHEAD: Final = 192 << 20  # QEMU itself and its translated code
-_RESEEDED: Final = "crng reseeded due to virtual machine fork"  # drivers/char/random.c since Linux 5.18
+_CLOCK_S: Final = 1.0
+_CLOCK_TRIES: Final = 4
+# The driver takes fresh randomness as soon as it is told of a new generation (drivers/virt/vmgenid.c, Linux 5.18).
+_HAS_VMGENID: Final = "ls -d /sys/bus/*/drivers/vmgenid >/dev/null 2>&1"
+# Without it only an ioctl does (random(4), RNDRESEEDCRNG), for which no usual program exists.
+_RESEED: Final = (
+    """{ perl -e 'open(F, ">", "/dev/urandom") && ioctl(F, 0x5207, 0) || exit 1' """
+    """|| python3 -c 'import fcntl; fcntl.ioctl(open("/dev/urandom", "wb"), 0x5207)'; } >/dev/null 2>&1"""
+)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,8 +69,11 @@ class Session:
     facts: Facts
     guest: Guest
     boot: Boot
+    way: WayIn | None = None
     restorer: Restorer | None = None
     is_restored: bool = False
+    restarts: int = 0
+    held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     @property
     def shell(self) -> Shell:
@@ -59,6 +93,15 @@ class Session:
             console=console,
         )
 
+    @property
+    def is_lost(self) -> bool:
+        """Return whether the guest is gone or can no longer be asked."""
+        try:
+            self.boot.guard()
+        except SeatrialError:
+            return True
+        return not self.guest.connection.is_alive
+
     def restored(self) -> contextlib.AbstractContextManager[Session]:
         """Give an isolated copy of this guest as it was when it was frozen; any number of them, from any thread.
 
@@ -67,9 +110,56 @@ class Session:
         :raises HostError: this host has no memory left for it, or QEMU did not start.
         :raises SeatrialError: the copy did not come up.
         """
+        return self._own_restorer().restored(self)
+
+    def cold_boot(self) -> contextlib.AbstractContextManager[Session]:
+        """Boot the same image once more from its beginning, beside this guest, and give that one.
+
+        :raises SeatrialError: it did not come up.
+        """
+        return self._own_restorer().cold_boot(self)
+
+    def _own_restorer(self) -> Restorer:
         if self.restorer is None:
             raise ObservationError("a copy of a copy was asked for", hint="ask the first guest for another one")
-        return self.restorer.restored(self)
+        return self.restorer
+
+    def reboot(self) -> None:
+        """Reboot the guest and wait until it is ready again; ``host``, ``facts`` and ``shell`` are new ones then.
+
+        Only a guest of one's own can be restarted; this holds for :meth:`power_cut` and :meth:`soft_reboot` too.
+
+        :raises BootTimeout: it did not come back in time.
+        :raises SessionError: it came back with another SSH host key.
+        :raises ObservationError: it is the guest that others look at, or refuses.
+        """
+        self._restart(BOOT_ID, lambda: order(self.shell, REBOOT))
+
+    def power_cut(self) -> None:
+        """Reset the machine without a word to the guest, and wait until it is ready again; see :meth:`reboot`.
+
+        What the guest had not yet written to its disk is lost; its disk loses nothing that it had taken.
+        """
+        self._restart(BOOT_ID, lambda: self.boot.monitor.execute("system_reset"))
+
+    def soft_reboot(self) -> None:
+        """Start user space anew under the running kernel (systemd 254); see :meth:`reboot`."""
+        self._restart(USERSPACE, lambda: order(self.shell, "systemctl soft-reboot"))
+
+    def _restart(self, question: str, restart: Callable[[], object]) -> None:
+        if not self.is_restored or self.way is None:
+            raise ObservationError(
+                "the guest that all checks look at may not be restarted",
+                hint="mark the check changes_guest and use the fixture 'guest', or call restored() for a copy",
+            )
+        before = told(self.shell, question)
+        restart()
+        self.restarts += 1
+        self.held.close()
+        back = came_back(self.guest.address, self.way, question, before, guard=self.boot.guard)
+        self.guest = self.held.enter_context(back)
+        fresh = new_session(self.guest, self.boot)
+        self.host, self.facts = fresh.host, fresh.facts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,22 +167,21 @@ class Restores:
     """How guests were restored, for the record: the way, why no better one, and seconds."""
 
     method: str
-    reason: str
-    freeze_s: float
-    lifeline: bool
-    reseeded: bool | None
-    seconds: tuple[float, ...]
+    reason: str = ""
+    freeze_s: float = 0.0
+    lifeline: bool = False
+    reseeded: bool | None = None
+    seconds: tuple[float, ...] = ()
+    cold_boots: int = 0
 
 
-def new_session(guest: Guest, boot: Boot, *, restorer: Restorer | None = None, is_restored: bool = False) -> Session:
-    """Return a session on ``guest`` with a testinfra host and facts of its own."""
+def new_session(guest: Guest, boot: Boot, **more: Any) -> Session:
+    """Return a session on ``guest`` with a testinfra host and facts of its own; ``more`` holds further fields."""
     # testinfra takes long to import: only when a guest is up, while nobody waits for it.
     from seatrial.guest.backend import new_host  # noqa: PLC0415
 
     host = new_host(guest.shell, boot.launch.image.path.name)
-    return Session(
-        host=host, facts=Facts(guest.shell), guest=guest, boot=boot, restorer=restorer, is_restored=is_restored
-    )
+    return Session(host=host, facts=Facts(guest.shell), guest=guest, boot=boot, **more)
 
 
 Cold = Callable[[Path], contextlib.AbstractContextManager[Session]]
@@ -101,9 +190,8 @@ Cold = Callable[[Path], contextlib.AbstractContextManager[Session]]
 class Restorer:
     """Freezes a session's guest the first time somebody asks, and gives copies of it. For any number of threads."""
 
-    def __init__(self, key: RunKey, patience: Patience, folder: Path, *, cold: Cold) -> None:
-        self._key = key
-        self._patience = patience
+    def __init__(self, way: WayIn, folder: Path, *, cold: Cold) -> None:
+        self._way = way
         self._folder = folder
         self._cold = cold
         self._lock = threading.Lock()
@@ -111,8 +199,17 @@ class Restorer:
         self._memory = Reservations()
         self._template: Template | None = None
         self._has_lifeline = False
+        self._notices_copies = False
         self._count = 0
-        self.restores: Restores | None = None
+        self._restores: Restores | None = None
+        self._cold_boots = 0
+
+    @property
+    def restores(self) -> Restores | None:
+        """Return how guests were restored so far; None when nobody asked for one of his own."""
+        if self._restores is None and self._cold_boots:
+            return Restores(method=COLD_BOOT, cold_boots=self._cold_boots)
+        return replace(self._restores, cold_boots=self._cold_boots) if self._restores else None
 
     def close(self) -> None:
         """Forget the frozen state."""
@@ -124,9 +221,11 @@ class Restorer:
         :raises GuestStopped: QEMU ended.
         """
         with self._lock:
-            if self.restores is not None:
+            if self._restores is not None:
                 return
             why: list[str] = []
+            if session.boot.launch.is_cloneable:
+                self._notices_copies = session.guest.shell.run(_HAS_VMGENID)[0] == 0
             method, began = COLD_BOOT, monotonic_s()
             try:
                 with held_open(session.guest.shell, session.boot.lifeline, say_why=why) as self._has_lifeline:
@@ -135,12 +234,12 @@ class Restorer:
                 why.insert(0, template.refused)
             except NoSnapshot as exc:
                 why.append(exc.message)
-            self.restores = Restores(
+            self._restores = Restores(
                 method=method,
                 reason="; ".join(filter(None, why)),
                 freeze_s=round(monotonic_s() - began, 3),
                 lifeline=self._has_lifeline,
-                reseeded=None,
+                reseeded=self._notices_copies or None,
                 seconds=(),
             )
 
@@ -148,47 +247,56 @@ class Restorer:
     def restored(self, session: Session) -> Iterator[Session]:
         """Give a copy of the guest of ``session``; see :meth:`Session.restored`."""
         self.freeze(session)
-        machine = session.boot.launch.machine
-        needed = (machine.memory_mib << 20) + _OVERHEAD
-        with contextlib.ExitStack() as stack:
-            count = stack.enter_context(self._memory.reserved(needed, deadline=Deadline(_MEMORY_S)))
+        if self._template is None:
+            with self.cold_boot(session) as copy:
+                yield copy
+            return
+        with self._reserved(session) as count:
             began = monotonic_s()
-            copy = stack.enter_context(self._cold(self._place()) if self._template is None else self._clone(session))
-            count(lambda: private_bytes(copy.boot.process.pid))
-            self._note(monotonic_s() - began)
-            yield copy
+            with self._clone(session, self._template) as copy:
+                count(lambda: private_bytes(copy.boot.process.pid))
+                self._note(monotonic_s() - began)
+                yield copy
 
     @contextlib.contextmanager
-    def _clone(self, session: Session) -> Iterator[Session]:
-        assert self._template is not None
-        with cloned(self._template, self._place()) as boot, contextlib.ExitStack() as stack:
+    def cold_boot(self, session: Session) -> Iterator[Session]:
+        """Boot the same image once more; see :meth:`Session.cold_boot`."""
+        with self._reserved(session) as count, self._cold(self._place()) as copy:
+            count(lambda: private_bytes(copy.boot.process.pid))
+            with self._lock:
+                self._cold_boots += 1
+            yield copy
+
+    def _reserved(self, session: Session) -> contextlib.AbstractContextManager[Callable[[Callable[[], int]], None]]:
+        needed = (session.boot.launch.machine.memory_mib << 20) + _OVERHEAD
+        return self._memory.reserved(needed, deadline=Deadline(_MEMORY_S))
+
+    @contextlib.contextmanager
+    def _clone(self, session: Session, template: Template) -> Iterator[Session]:
+        with cloned(template, self._place()) as boot, contextlib.ExitStack() as stack:
             # Connections of the frozen guest are dead in a clone; its host key is not, and no other is accepted.
             address = replace(session.guest.address, port=boot.port)
-            user = session.guest.connection.user
-            connection = OnDemand(address, user, self._key, patience_s=self._patience.settle_s)
+            patience = self._way.patience
+            connection = OnDemand(address, self._way.user, self._way.key, patience_s=patience.settle_s)
             stack.callback(connection.close)
             shell = stack.enter_context(
                 root_shell(
                     connection,
                     guard=boot.guard,
-                    timeout_s=self._patience.command_s,
+                    timeout_s=patience.command_s,
                     channel=boot.lifeline if self._has_lifeline else None,
                 )
             )
+            if not self._notices_copies:
+                self._note_reseeded(reseed(shell))
             set_clock(shell)
-            self._see_fresh_randomness(shell)
             guest = replace(session.guest, connection=connection, shell=shell, address=address)
-            yield new_session(guest, boot, is_restored=True)
+            yield new_session(guest, boot, way=self._way, is_restored=True, held=stack)
 
-    def _see_fresh_randomness(self, shell: Shell) -> None:
-        """Learn in the first clone whether this guest's kernel notices that it is one (vmgenid)."""
+    def _note_reseeded(self, reseeded: bool) -> None:
         with self._lock:
-            if self.restores is None or self.restores.reseeded is not None:
-                return
-            look = f"dmesg | grep -q '{_RESEEDED}'"
-            wait = f"n=0; until {look}; do [ $n -lt {_RESEED_S} ] || exit 1; n=$((n+1)); sleep 1; done"
-            status, _out, _err = shell.run(wait)
-            self.restores = replace(self.restores, reseeded=status == 0)
+            assert self._restores is not None
+            self._restores = replace(self._restores, reseeded=reseeded)
 
     def _place(self) -> Path:
         with self._lock:
@@ -199,18 +307,29 @@ class Restorer:
 
     def _note(self, seconds: float) -> None:
         with self._lock:
-            assert self.restores is not None
-            self.restores = replace(self.restores, seconds=(*self.restores.seconds, round(seconds, 3)))
+            assert self._restores is not None
+            self._restores = replace(self._restores, seconds=(*self._restores.seconds, round(seconds, 3)))
 
 
-def set_clock(shell: Shell) -> None:
+def reseed(shell: Asker) -> bool:
+    """Give the kernel of a copy randomness of our own; return whether it used it at once, not within a minute only."""
+    status, _out, _err = shell.run(f"echo {secrets.token_hex(64)} >/dev/urandom; {_RESEED}")
+    return status == 0
+
+
+def set_clock(shell: Asker) -> None:
     """Set the guest's clock to ours: a clone goes on at the time at which it was frozen.
+
+    A first command in a fresh clone can take long: the time is sent again until it was at most a second old.
 
     :raises ObservationError: the guest refuses.
     """
-    now = utc_now().timestamp()
-    # busybox takes whole seconds only.
-    status, _out, err = shell.run(f"date -u -s @{now:.3f} >/dev/null 2>&1 || date -u -s @{now:.0f} >/dev/null")
-    if status != 0:
-        text = err.decode("utf-8", "backslashreplace").strip()[-200:]
-        raise ObservationError(f"the clock of a restored guest could not be set: exit status {status}, {text!r}")
+    for _try in range(_CLOCK_TRIES):
+        sent = utc_now().timestamp()
+        # busybox takes whole seconds only.
+        status, _out, err = shell.run(f"date -u -s @{sent:.3f} >/dev/null 2>&1 || date -u -s @{sent:.0f} >/dev/null")
+        if status != 0:
+            text = err.decode("utf-8", "backslashreplace").strip()[-200:]
+            raise ObservationError(f"the clock of a restored guest could not be set: exit status {status}, {text!r}")
+        if utc_now().timestamp() - sent <= _CLOCK_S:
+            return

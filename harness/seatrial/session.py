@@ -13,6 +13,7 @@ from typing import TypeVar
 from seatrial.clock import utc_now
 from seatrial.errors import AcceleratorError, ConfigError
 from seatrial.guest.ready import Patience, ready_guest
+from seatrial.guest.restart import WayIn
 from seatrial.guest.ssh import Address, RunKey
 from seatrial.layout import cache_dir, data_dir
 from seatrial.machine.accelerator import Choice, choices, remember_kvm
@@ -166,9 +167,10 @@ def _ready(candidate: Candidate, launch: Launch, key: RunKey, progress: Progress
         ) as guest:
             watching.clear()
             progress.phase(f"ready {guest.ready_s:.1f} s after power-on: the system says {guest.state!r}")
-            restorer = Restorer(key, patience, launch.folder, cold=functools.partial(_again, candidate, launch, key))
+            way = WayIn(user=launch.provision.user, key=key, patience=patience)
+            restorer = Restorer(way, launch.folder, cold=functools.partial(_again, candidate, launch, key))
             with contextlib.closing(restorer):
-                yield new_session(guest, boot, restorer=restorer)
+                yield new_session(guest, boot, way=way, restorer=restorer)
 
 
 def _patience(settings: Settings, choice: Choice) -> Patience:
@@ -186,4 +188,5 @@ def _again(candidate: Candidate, launch: Launch, key: RunKey, folder: Path) -> I
     again = dataclasses.replace(launch, folder=folder, is_cloneable=False)
     with _ready(candidate, again, key, Silent()) as session:
         session.restorer, session.is_restored = None, True
-        yield session
+        with session.held:
+            yield session

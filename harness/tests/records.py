@@ -19,6 +19,7 @@ from seatrial.report.record import (
     MachineFacts,
     Problem,
     Record,
+    RestoreFacts,
     decision_of,
     to_json,
 )
@@ -90,6 +91,9 @@ def record(*verdicts: Verdict, **other: Any) -> Record:
         ),
         "boot": BootTimes(
             banner_s=21.2, login_s=23.9, ready_s=41.6, state="running", phases={"kernel": 6.4, "userspace": 19.4}
+        ),
+        "restores": RestoreFacts(
+            method="template", reason="", freeze_s=0.36, lifeline=True, reseeded=True, seconds=(0.5, 0.4), cold_boots=1
         ),
         "suites": ("kernel",),
         "differences": (

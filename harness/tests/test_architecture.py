@@ -37,14 +37,14 @@ FLOORS = (
         "boot_time",
         "boot_time_run",
     },
-    {"plugin", "cli", "__main__"},
+    {"plugin", "copies", "cli", "__main__"},
 )
 DOORS = {
     "paramiko": {"guest/ssh.py"},
     "qemu": {"machine/qmp.py"},
     "testinfra": {"guest/backend.py"},
     "lxml": {"evidence/", "report/"},
-    "pytest": {"plugin.py", "options.py"},
+    "pytest": {"plugin.py", "copies.py", "options.py"},
     "subprocess": {"process.py"},
 }
 ONE_PLACE = {

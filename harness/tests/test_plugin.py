@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 import seatrial.gate
-from seatrial.errors import BootFatal, HostError, SessionLost
+from seatrial.errors import BootFatal, HostError, ObservationError, SessionLost
 from seatrial.guest.backend import new_host
 from seatrial.guest.facts import Facts
 from seatrial.guest.ssh import RunKey
 from seatrial.machine.boot import Launch
+from seatrial.restore import Restores
 from seatrial.session import Candidate, Session, launch_of
 
 TABLE = """
@@ -171,9 +172,14 @@ def test_collect_only_boots_nothing(pytester: pytest.Pytester) -> None:
 class LocalShell:
     """A guest without a virtual machine: answers from the local sh."""
 
+    def __init__(self, name: str = "ready") -> None:
+        self.name = name
+
     def run(self, command: str, *, timeout_s: float | None = None) -> tuple[int, bytes, bytes]:
         if command == "lose":
             raise SessionLost("the SSH connection broke")
+        if command == "who":
+            return 0, self.name.encode(), b""
         done = subprocess.run(["sh", "-c", command], capture_output=True, check=False)
         return done.returncode, done.stdout, done.stderr
 
@@ -181,20 +187,56 @@ class LocalShell:
 def fake_boot(error: Exception | None) -> Callable[..., contextlib.AbstractContextManager[Session]]:
     @contextlib.contextmanager
     def booted(
-        candidate: Candidate, folder: Path, *, describe: Callable[[Launch], None], **_rest: object
+        candidate: Candidate, folder: Path, *, describe: Callable[[Launch], None], is_cloneable: bool, **_rest: object
     ) -> Iterator[Session]:
-        describe(launch_of(candidate, candidate.tries[0], folder, run="r", key=RunKey("seatrial-run")))
+        describe(
+            launch_of(
+                candidate, candidate.tries[0], folder, run="r", key=RunKey("seatrial-run"), is_cloneable=is_cloneable
+            )
+        )
         if error is not None:
             raise error
-        shell: Any = LocalShell()
-        guest: Any = SimpleNamespace(shell=shell, banner_s=1.0, login_s=2.0, ready_s=3.0, state="running")
-        boot: Any = SimpleNamespace(
-            console=SimpleNamespace(path=Path("/dev/null")),
-            launch=SimpleNamespace(choice=SimpleNamespace(accelerator="tcg")),
-        )
-        yield Session(host=new_host(shell, "fake"), facts=Facts(shell), guest=guest, boot=boot)
+        yield fake_session("ready", restorer=FakeRestorer())
 
     return booted
+
+
+def fake_session(name: str, **more: Any) -> Session:
+    shell: Any = LocalShell(name)
+    connection = SimpleNamespace(is_alive=True)
+    guest: Any = SimpleNamespace(
+        shell=shell, banner_s=1.0, login_s=2.0, ready_s=3.0, state="running", connection=connection
+    )
+    boot: Any = SimpleNamespace(
+        guard=lambda: None,
+        console=SimpleNamespace(path=Path("/dev/null")),
+        launch=SimpleNamespace(choice=SimpleNamespace(accelerator="tcg")),
+    )
+    return Session(host=new_host(shell, "fake"), facts=Facts(shell), guest=guest, boot=boot, **more)
+
+
+class FakeRestorer:
+    """Gives guests with names: copy-1, copy-2, cold-3; keeps what was asked of it."""
+
+    def __init__(self) -> None:
+        self.frozen = False
+        self.restores: Restores | None = None
+        self.count = 0
+
+    def freeze(self, _session: Session) -> None:
+        self.frozen = True
+
+    def _named(self, kind: str) -> contextlib.AbstractContextManager[Session]:
+        self.count += 1
+        way = "template" if self.frozen else "cold boot"
+        self.restores = Restores(method=way, seconds=(0.5,) * self.count, cold_boots=int(kind == "cold"))
+        return contextlib.nullcontext(fake_session(f"{kind}-{self.count}", is_restored=True))
+
+    def restored(self, _session: Session) -> contextlib.AbstractContextManager[Session]:
+        return self._named("copy")
+
+    def cold_boot(self, _session: Session) -> contextlib.AbstractContextManager[Session]:
+        return self._named("cold")
 
 
 class Judged:
@@ -384,3 +426,100 @@ def test_a_faulty_waivers_file_is_a_usage_error_before_anything_boots(pytester: 
     result = run(pytester, image(pytester), "--flavour=debian-general", suite(pytester))
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*disk.raw.waivers.toml' is not a valid table of waivers:*", "*owner: String should*"])
+
+
+def who(*lines: str, mark: str = "@pytest.mark.changes_guest", takes: str = "check, host, facts") -> str:
+    """Return checks whose first one has a guest of its own."""
+    body = "".join(f"    {line}\n" for line in lines)
+    first = CHECKS.replace(
+        'def test_first(check, host):\n    check.equal(host.run("true").rc, 0, what="status")\n',
+        f"{mark}\ndef test_first({takes}):\n{body}",
+    )
+    return first.replace(
+        'def test_second(row, check):\n    check.equal(row.probe["invented"], "x", what="probe")',
+        "def test_second(row, check, facts, host):\n"
+        '    check.equal(facts.text("who") + host.run("who").stdout, "readyready", what="guest")',
+    )
+
+
+OWN = 'check.equal((facts.text("who"), host.run("who").stdout), ("copy-1", "copy-1"), what="guest")'
+
+
+def test_a_check_that_changes_the_guest_gets_a_copy_and_the_others_keep_theirs(judged: Judged) -> None:
+    result, record = judged(who(OWN))
+    assert outcomes(record) == {"first-control": "pass", "second-control": "pass"}
+    assert result.ret == 0
+    assert record["restores"]["method"] == "template"
+    assert "vm generation id" in str(record["differences"]).lower()
+
+
+def test_a_whole_class_or_module_can_be_marked(judged: Judged) -> None:
+    result, record = judged("import pytest\npytestmark = pytest.mark.changes_guest\n" + who(OWN, mark=""))
+    assert outcomes(record)["first-control"] == "pass"
+    assert record["restores"]["seconds"] == [0.5, 0.5]
+    assert result.ret == 1  # the second check saw a copy as well, and says so
+    verdict = next(v for v in record["verdicts"] if v["control"] == "second-control")
+    assert "copy-2copy-2" in verdict["because"]
+
+
+def test_every_fixture_that_such_a_check_uses_means_its_own_guest(judged: Judged) -> None:
+    fixture = "@pytest.fixture\ndef named(host):\n    return host.run('who').stdout\n\n"
+    checks = who('check.equal(named, "copy-1", what="guest")', takes="check, named")
+    result, _record = judged(checks.replace("\n@pytest.mark.control", f"\n{fixture}@pytest.mark.control", 1))
+    assert result.ret == 0
+
+
+def test_a_wider_fixture_that_would_leak_the_shared_guest_into_such_a_check_is_refused(judged: Judged) -> None:
+    fixture = "@pytest.fixture(scope='module')\ndef named(host):\n    return host.run('who').stdout\n\n"
+    checks = who('check.equal(named, "copy-1", what="guest")', takes="check, named")
+    _result, record = judged(checks.replace("\n@pytest.mark.control", f"\n{fixture}@pytest.mark.control", 1))
+    verdict = next(v for v in record["verdicts"] if v["control"] == "first-control")
+    assert verdict["outcome"] != "pass"
+    assert "ScopeMismatch" in verdict["because"]
+
+
+def test_any_number_of_copies_can_be_asked_for(judged: Judged) -> None:
+    lines = (
+        "with restored() as one, restored() as two:",
+        '    check.equal((one.facts.text("who"), two.host.run("who").stdout), ("copy-1", "copy-2"), what="guests")',
+    )
+    result, record = judged(who(*lines, mark="", takes="check, restored"))
+    assert (result.ret, record["restores"]["seconds"]) == (0, [0.5, 0.5])
+
+
+def test_two_cold_boots_can_be_compared_and_nothing_is_frozen_for_them(judged: Judged) -> None:
+    line = 'check.equal([f.text("who") for f in cold_boots], ["ready", "cold-1"], what="guests")'
+    result, record = judged(who(line, mark="", takes="check, cold_boots"))
+    assert (result.ret, record["restores"]["cold_boots"]) == (0, 1)
+    assert "vm generation id" not in str(record["differences"]).lower()
+
+
+def test_what_a_copy_would_falsify_is_asked_on_a_cold_boot(judged: Judged) -> None:
+    table = TABLE.replace('title = "The first', 'falsified-by = ["machine-id"]\ntitle = "The first')
+    result, _record = judged(who('check.equal(facts.text("who"), "cold-1", what="guest")'), table=table)
+    assert result.ret == 0
+
+
+def test_the_loss_of_a_copy_is_an_error_of_its_check_only(judged: Judged) -> None:
+    result, record = judged(who('host.run("lose")'))
+    assert outcomes(record) == {"first-control": "error", "second-control": "pass"}
+    assert (result.ret, record["problem"]) == (1, None)
+
+
+def test_the_guest_of_others_is_not_handed_out_for_changes(judged: Judged) -> None:
+    _result, record = judged(who("guest.reboot()", mark="", takes="check, guest"))
+    verdict = next(v for v in record["verdicts"] if v["control"] == "first-control")
+    assert verdict["outcome"] != "pass"
+    assert "is for checks marked 'changes_guest'" in verdict["because"]
+
+
+def test_the_guest_that_all_look_at_is_never_restarted() -> None:
+    with pytest.raises(ObservationError, match="may not be restarted"):
+        fake_session("ready").reboot()
+    with pytest.raises(ObservationError, match="a copy of a copy"):
+        fake_session("copy").restored()
+
+
+def test_a_run_without_such_checks_freezes_nothing(judged: Judged) -> None:
+    _result, record = judged(CHECKS)
+    assert record["restores"] is None

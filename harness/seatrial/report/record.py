@@ -28,6 +28,7 @@ __all__ = [
     "Record",
     "RecordWriter",
     "Replay",
+    "RestoreFacts",
     "counts",
     "decision_of",
     "from_json",
@@ -105,6 +106,24 @@ class Replay:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreFacts:
+    """How checks got guests of their own: copies of the ready guest, frozen by ``method``, and further cold boots.
+
+    ``reason`` says why no better method was used. ``lifeline`` tells whether copies answered without a new SSH login,
+    ``reseeded`` whether the kernel took fresh randomness in a copy (None: there was no copy). ``seconds`` holds for
+    each copy how long it took until it answered its first command.
+    """
+
+    method: str
+    reason: str
+    freeze_s: float
+    lifeline: bool
+    reseeded: bool | None
+    seconds: tuple[float, ...]
+    cold_boots: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """Why the run could not judge, and the exit status that says so. ``console_tail`` holds the last console lines."""
 
@@ -135,6 +154,7 @@ class Record:
     flavour: FlavourFacts
     machine: MachineFacts | None
     boot: BootTimes | None
+    restores: RestoreFacts | None
     suites: tuple[str, ...]
     differences: tuple[Difference, ...]
     verdicts: tuple[Verdict, ...]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from seatrial.policy.judge import Decision, Outcome, Severity, Verdict
-from seatrial.report.record import Record, Replay, counts, waived_count
+from seatrial.report.record import Record, Replay, RestoreFacts, counts, waived_count
 from seatrial.report.summary import (
     Group,
     acceptance,
@@ -97,6 +97,8 @@ def _subject(record: Record, page: _Page) -> Iterator[str]:
     if boot is not None:
         steps = ((boot.banner_s, "banner"), (boot.login_s, "login"), (boot.ready_s, "ready"))
         yield from page.field("boot", ", ".join(f"{name} {duration(at)}" for at, name in steps) + f" ({boot.state})")
+    if record.restores is not None:
+        yield from page.field("copies", _restored(record.restores))
     yield ""
 
 
@@ -107,6 +109,16 @@ def _replay(replay: Replay, page: _Page) -> Iterator[str]:
     if replay.left_out:
         number = f"{len(replay.left_out)} {'control needs' if len(replay.left_out) == 1 else 'controls need'} a guest"
         yield from page.field("left out", f"{number}: {', '.join(replay.left_out)}")
+
+
+def _restored(restores: RestoreFacts) -> str:
+    booted = f"{restores.cold_boots} cold boot{'s' * (restores.cold_boots != 1)} beside the first"
+    if not restores.seconds:
+        return booted
+    mean_s = sum(restores.seconds) / len(restores.seconds)
+    slow = f"; {one_line(restores.reason)}" if restores.method != "template" else ""
+    copies = f"{len(restores.seconds)} by {restores.method}, frozen in {duration(restores.freeze_s)}"
+    return f"{copies}, each there in {duration(mean_s)} on average{slow}; {booted}"
 
 
 def _digest_state(record: Record) -> str:

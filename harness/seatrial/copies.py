@@ -1,0 +1,100 @@
+"""Fixtures for checks that change the guest: each gets an isolated copy of the ready guest, or a cold boot of its own.
+
+The second place besides the plugin that knows pytest; nothing here is imported before an image is judged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import types
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from seatrial.guest.facts import Facts
+    from seatrial.restore import Session
+
+__all__ = ["MARKER", "copy_fixtures", "needs_copies", "redirect", "uses_copies"]
+
+MARKER = "changes_guest"
+# What a check gets of its own when it changes the guest, and the fixture that gives it.
+_OWN = {"host": "_seatrial_own_host", "facts": "_seatrial_own_facts"}
+_ASKED = frozenset({"restored", "guest"})
+Started = contextlib.AbstractContextManager["Session"]
+
+
+def copy_fixtures(ready: Callable[[], Session], own: Callable[[pytest.Item], Started]) -> types.ModuleType:
+    """Return the fixtures, as a module to register.
+
+    :param ready: gives the guest that all checks share.
+    :param own: gives a check a guest of its own: a copy, or a cold boot where a copy would falsify the answer.
+    """
+
+    @pytest.fixture
+    def guest(request: pytest.FixtureRequest) -> Iterator[Session]:
+        """The check's own guest; it can also be restarted: ``reboot()``, ``power_cut()``, ``soft_reboot()``."""
+        if request.node.get_closest_marker(MARKER) is None:
+            pytest.fail(f"fixture 'guest' is for checks marked {MARKER!r}: @pytest.mark.{MARKER}", pytrace=False)
+        with own(request.node) as session:
+            yield session
+
+    @pytest.fixture(scope="session")
+    def restored() -> Callable[[], Started]:
+        """Call it for an isolated copy of the ready guest: ``with restored() as copy: copy.host...``."""
+        return lambda: ready().restored()
+
+    @pytest.fixture
+    def _seatrial_own_host(guest: Session) -> Any:
+        return guest.host
+
+    @pytest.fixture
+    def _seatrial_own_facts(guest: Session) -> Facts:
+        return guest.facts
+
+    @pytest.fixture(scope="session")
+    def cold_boots() -> Iterator[tuple[Facts, Facts]]:
+        """Facts of two cold boots of the image: the shared guest's, and one more, booted when first asked for."""
+        first = ready()
+        with first.cold_boot() as second:
+            yield first.facts, second.facts
+
+    holder = types.ModuleType("seatrial_copies")
+    holder.__dict__.update(
+        guest=guest,
+        restored=restored,
+        cold_boots=cold_boots,
+        _seatrial_own_host=_seatrial_own_host,
+        _seatrial_own_facts=_seatrial_own_facts,
+    )
+    return holder
+
+
+def redirect(items: Sequence[pytest.Item]) -> None:
+    """Let ``host`` and ``facts`` mean the check's own guest in every item marked ``changes_guest``.
+
+    Every fixture that such a check uses gets the same; one of a wider scope that asks for ``host`` is refused by pytest
+    (ScopeMismatch), because its value would come from the guest that others still look at.
+    """
+    for item in items:
+        if item.get_closest_marker(MARKER) is not None and isinstance(item, pytest.Function):
+            known = item.session._fixturemanager
+            own = {name: known.getfixturedefs(hidden, item) or () for name, hidden in _OWN.items()}
+            info = item._fixtureinfo
+            item._fixtureinfo = dataclasses.replace(info, name2fixturedefs={**info.name2fixturedefs, **own})
+            item._initrequest()
+
+
+def uses_copies(item: pytest.Item) -> bool:
+    """Return whether the check works on a guest of its own, so that its loss is nobody else's."""
+    asked = set(getattr(item, "fixturenames", ()))
+    return item.get_closest_marker(MARKER) is not None or bool(asked & (_ASKED | {"cold_boots"}))
+
+
+def needs_copies(items: Sequence[pytest.Item]) -> bool:
+    """Return whether any check will want a copy of the ready guest."""
+    return any(
+        item.get_closest_marker(MARKER) is not None or _ASKED & set(getattr(item, "fixturenames", ())) for item in items
+    )
