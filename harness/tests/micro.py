@@ -27,7 +27,7 @@ __all__ = ["Micro", "micro_guest"]
 RECIPE = data_dir("qemu") / "images" / "micro"
 LINES = Path(__file__).parents[2] / "fixtures" / "console" / "micro.lines"
 _FETCH_S = 600.0
-_BUILDER = "1"  # goes up when this module would build another guest from the same recipe
+_BUILDER = "2"  # goes up when this module would build another guest from the same recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +107,9 @@ def _fill(root: Path, tree: Path, release: str) -> None:
     (root / "etc/os-release").write_text('ID=micro\nNAME="Seatrial micro guest"\nVERSION_ID=1\n')
     if LINES.is_file():
         shutil.copy(LINES, root / "etc/micro.lines")
-    shutil.copy(RECIPE / "init", root / "init")
-    (root / "init").chmod(0o755)
+    for name, place in (("init", root), ("words", root / "bin"), ("fault", root / "bin"), ("provoked", root / "bin")):
+        shutil.copy(RECIPE / name, place / name)
+        (place / name).chmod(0o755)
     _copy_modules(next(tree.glob(f"**/modules/{release}")), root / "usr/lib/modules" / release)
 
 

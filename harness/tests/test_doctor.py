@@ -29,7 +29,7 @@ MIRROR = "http://mirror.example/debian/"
 BOOKWORM = AptSource(MIRROR, "bookworm", "main")
 COMPLETE = {row.name: row.preferred or row.minimum for row in REQUIREMENTS}
 # Every installation has these; what else is missing is the point of each test.
-FRESH = {name: COMPLETE[name] for name in ("setpriv", "debugfs")}
+FRESH = {name: COMPLETE[name] for name in ("setpriv", "debugfs", "dpkg-deb")}
 APT_FRESH = {**FRESH, "apt-get": (), "Debian archive keyring": ()}
 
 DEBIAN_12 = Host(

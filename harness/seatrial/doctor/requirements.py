@@ -107,10 +107,16 @@ REQUIREMENTS: tuple[Requirement, ...] = (
     ),
     Requirement(
         name="apt-get",
-        why="fetches the packages of the demo images, which are made of Debian's",
+        why="fetches the packages of the demo images and of the tests' micro guest, which are made of Debian's",
         need=Need.DEMO,
         packages=_named(dnf="apt", tdnf="apt", pacman="apt"),
         elsewhere="build the demo images on Debian, Ubuntu, Fedora or Arch and give them with --image",
+    ),
+    Requirement(
+        name="dpkg-deb",
+        why="unpacks the packages of the tests' micro guest",
+        need=Need.DEMO,
+        packages=_everywhere("dpkg"),
     ),
     Requirement(
         name="Debian archive keyring",
