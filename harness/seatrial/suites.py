@@ -90,14 +90,29 @@ def flavour_names() -> tuple[str, ...]:
 
 
 def read_flavour(name: str) -> Flavour:
-    """Return flavour ``name``.
+    """Return the built-in flavour ``name``, or that of a file of the user's own (``path/to/my-flavour.toml``).
 
-    :raises ConfigError: unknown or faulty.
+    A flavour of a file is called as the file is, and may inherit a built-in one by its name.
+
+    :raises ConfigError: unknown, unreadable or faulty.
     """
     folder = data_dir("suites") / "flavours"
     present = {path.stem: path for path in folder.glob("*.toml")}
+    own = Path(name) if name.endswith(".toml") else None
 
     def read(wanted: str) -> str | None:
-        return present[wanted].read_text(encoding="utf-8") if wanted in present else None
+        if own is not None and wanted == name:
+            return _text(own)
+        return _text(present[wanted]) if wanted in present else None
 
-    return load_flavour(name, read, known=flavour_names())
+    return load_flavour(name, read, known=flavour_names(), called=own.stem if own else name)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(
+            f"flavour file {str(path)!r} cannot be read: {exc}",
+            hint=f"give a TOML file, or one of the built-in flavours: {', '.join(flavour_names())}",
+        ) from exc

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -182,6 +183,30 @@ def test_a_faulty_flavour_says_what_is_wrong(name: str, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_flavour(name, TABLES.get, known=("leaf",))
     assert text in str(caught.value)
+
+
+def test_a_flavour_may_be_a_file_of_the_users_own(tmp_path: Path) -> None:
+    own = tmp_path / "our-host.toml"
+    own.write_text('inherits = "debian-general"\n[expect]\nsuid = ["/bin/ours"]\n', encoding="utf-8")
+    flavour = read_flavour(str(own))
+    assert (flavour.name, flavour.allowed("suid")) == ("our-host", ("/bin/ours",))
+    assert flavour.access == read_flavour("debian-general").access
+
+
+def test_a_flavour_file_may_be_called_as_the_built_in_one_that_it_inherits(tmp_path: Path) -> None:
+    own = tmp_path / "debian-general.toml"
+    own.write_text('inherits = "debian-general"\ntitle = "Ours"\n', encoding="utf-8")
+    assert read_flavour(str(own)).title == "Ours"
+
+
+@pytest.mark.parametrize("content", [None, b"\xff"])
+def test_a_flavour_file_that_cannot_be_read_says_so(tmp_path: Path, content: bytes | None) -> None:
+    own = tmp_path / "ours.toml"
+    if content is not None:
+        own.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"flavour file '.*/ours\.toml' cannot be read") as caught:
+        read_flavour(str(own))
+    assert "hint: give a TOML file, or one of the built-in flavours: debian-general" in str(caught.value)
 
 
 def test_an_unknown_suite_is_refused_with_the_known_ones() -> None:

@@ -124,13 +124,16 @@ class Flavour(BaseModel):
         except KeyError:
             raise ConfigError(
                 f"flavour {self.name!r} has no list 'expect.{key}', which a selected control compares with",
-                hint=f"add '{key} = [...]' to [expect] in suites/flavours/{self.name}.toml or one that it inherits",
+                hint=f"add '{key} = [...]' to [expect] in the file {self.name}.toml or one that it inherits",
             ) from None
 
 
-def load_flavour(name: str, read: Callable[[str], str | None], *, known: tuple[str, ...]) -> Flavour:
+def load_flavour(
+    name: str, read: Callable[[str], str | None], *, known: tuple[str, ...], called: str | None = None
+) -> Flavour:
     """Return flavour ``name`` with all that it inherits; ``read`` gives the text of one flavour's table or None.
 
+    :param called: what the flavour is called where that is not ``name``: one that is read from a file of its own.
     :raises ConfigError: unknown flavour, a circle of inheritance, or a faulty table.
     """
     merged: dict[str, Any] = {}
@@ -157,7 +160,7 @@ def load_flavour(name: str, read: Callable[[str], str | None], *, known: tuple[s
             f"flavour {name!r} is a base for others and no image's flavour", hint=f"known flavours: {', '.join(known)}"
         )
     try:
-        return Flavour.model_validate({**merged, "name": name})
+        return Flavour.model_validate({**merged, "name": called or name})
     except ValidationError as exc:
         faults = "\n".join(f"  {'.'.join(map(str, f['loc']))}: {f['msg']}" for f in exc.errors())
         raise ConfigError(f"flavour {name!r} ({' -> '.join(chain)}) is not valid:\n{faults}") from exc
