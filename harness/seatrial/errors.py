@@ -5,6 +5,7 @@ An error means "we could not judge" or "you must change something". A control th
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 __all__ = [
@@ -12,17 +13,28 @@ __all__ = [
     "AuthRefused",
     "BootError",
     "BootFatal",
+    "BootHung",
     "BootTimeout",
     "CommandTimeout",
     "ConfigError",
+    "DataCorrupted",
+    "EmergencyShell",
+    "GuestSilent",
     "GuestStopped",
     "HostError",
     "HostKeyChanged",
+    "KernelPanic",
+    "NoBootableSystem",
     "NotRecorded",
     "ObservationError",
     "OutputTooLarge",
+    "QemuExited",
+    "QuestionAsked",
+    "RebootLoop",
     "RightsRefused",
+    "Scene",
     "SeatrialError",
+    "SecureBootRefused",
     "SessionError",
     "SessionLost",
 ]
@@ -36,9 +48,14 @@ class SeatrialError(Exception):
       - HostError          this computer lacks something (QEMU, space, ...)     exit status 2
         - AcceleratorError   KVM is there but runs no guest
       - BootError          the image did not come up                            exit status 1
-        - BootFatal          the console said so: panic, emergency mode, ...
-        - BootTimeout        nothing happened in time
-        - GuestStopped       QEMU ended, or the guest was halted
+        - BootFatal          the console said so; its kinds:
+          KernelPanic, EmergencyShell, NoBootableSystem, SecureBootRefused, QuestionAsked, DataCorrupted
+        - BootHung           nothing moves any more: console, disk (and CPU) are still
+        - BootTimeout        not ready in time
+          - GuestSilent        and the console never said a word
+        - RebootLoop         it starts again and again
+        - GuestStopped       the guest was halted, or restarted by itself during the suites
+          - QemuExited         QEMU ended or was killed                         exit status 2
       - SessionError       SSH to the guest                                     exit status 2
         - AuthRefused, RightsRefused, HostKeyChanged, CommandTimeout, OutputTooLarge, SessionLost
       - ObservationError   the guest answered, but the answer cannot be read    exit status 2
@@ -76,22 +93,85 @@ class AcceleratorError(HostError):
     """The accelerator is there, but runs no guest."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """What a boot looked like when it failed: phase, seconds since power-on, last console lines, a screenshot."""
+
+    phase: str
+    at_s: float
+    tail: tuple[str, ...] = ()
+    screenshot: Path | None = None
+
+
 class BootError(SeatrialError):
-    """The image did not come up: a reason to reject it."""
+    """The image did not come up: a reason to reject it. ``scene`` is what it looked like, when that is known."""
 
     exit_status = 1
+    scene: Scene | None = None
+
+    def __str__(self) -> str:
+        lines = [super().__str__()]
+        if self.scene is not None:
+            lines.append(f"  when: {self.scene.at_s:.1f} s after power-on, phase {self.scene.phase}")
+            if self.scene.screenshot is not None:
+                lines.append(f"  screen: {self.scene.screenshot}")
+            if self.scene.tail:
+                lines += ["  the last lines of the console:", *(f"    | {line}" for line in self.scene.tail)]
+        return "\n".join(lines)
 
 
 class BootFatal(BootError):
     """The console showed a state from which no boot recovers."""
 
 
+class KernelPanic(BootFatal):
+    """The kernel panicked."""
+
+
+class EmergencyShell(BootFatal):
+    """The boot ended in emergency mode, rescue mode or a shell of the initrd."""
+
+
+class NoBootableSystem(BootFatal):
+    """Firmware or boot loader found nothing to start."""
+
+
+class SecureBootRefused(BootFatal):
+    """Secure Boot did not accept a signature."""
+
+
+class QuestionAsked(BootFatal):
+    """The boot waits for somebody to answer a question."""
+
+
+class DataCorrupted(BootFatal):
+    """The image's data does not match its own checksums."""
+
+
+class BootHung(BootError):
+    """Nothing moves any more: console and disk are still, and mostly the CPU too."""
+
+
+class RebootLoop(BootError):
+    """The guest starts again and again."""
+
+
 class BootTimeout(BootError):
     """The guest was not ready in time."""
 
 
+class GuestSilent(BootTimeout):
+    """The guest was not ready in time, and its console never said a word."""
+
+
 class GuestStopped(BootError):
-    """The guest was halted, or QEMU ended under it."""
+    """The guest was halted, restarted by itself, or QEMU ended under it."""
+
+
+class QemuExited(GuestStopped):
+    """QEMU ended or was killed: that says nothing about the image, so the exit status is that of a host's trouble."""
+
+    exit_status = 2
 
 
 class SessionError(SeatrialError):

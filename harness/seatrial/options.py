@@ -13,10 +13,12 @@ from seatrial.errors import ConfigError
 if TYPE_CHECKING:
     import pytest
 
-__all__ = ["OPTIONS", "TCG_FACTOR", "Option", "Settings", "add_options", "environment", "resolve"]
+__all__ = ["OPTIONS", "TCG_FACTOR", "TCG_HANG_FACTOR", "Option", "Settings", "add_options", "environment", "resolve"]
 
 # Measured: a guest under TCG takes 5 to 20 times as long as under KVM; limits stretch by this.
 TCG_FACTOR = 8
+# Half of it: a wait inside the guest takes no longer under TCG, only work does.
+TCG_HANG_FACTOR = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,7 @@ class Settings:
     lynis: bool
     waivers: Path | None
     boot_timeout: float
+    hang_timeout: float
     settle_timeout: float
     command_timeout: float
     out: Path | None
@@ -107,6 +110,14 @@ OPTIONS = (
         default=120.0,
         metavar="SECONDS",
         help=f"give up when nobody could log in by then (KVM seconds; times {TCG_FACTOR} under TCG)",
+    ),
+    Option(
+        name="hang_timeout",
+        parse=_seconds,
+        default=100.0,
+        metavar="SECONDS",
+        help="before the first login, call a boot hung when console and disk have been still for so long "
+        f"(times {TCG_HANG_FACTOR} under TCG), or for 30 s with the CPU still too",
     ),
     Option(
         name="settle_timeout",

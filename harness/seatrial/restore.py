@@ -91,6 +91,7 @@ class Session:
             ready_s=self.guest.ready_s,
             state=self.guest.state,
             console=console,
+            findings=self.boot.watch.findings,
         )
 
     @property

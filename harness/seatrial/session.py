@@ -22,7 +22,9 @@ from seatrial.machine.definition import Machine, load_machine
 from seatrial.machine.disk import Image, open_image, ready
 from seatrial.machine.firmware import Firmware
 from seatrial.machine.provision import KEY_COMMENT, provision
-from seatrial.options import TCG_FACTOR, Settings
+from seatrial.machine.stillness import HangLimits
+from seatrial.machine.watch import Watch
+from seatrial.options import TCG_FACTOR, TCG_HANG_FACTOR, Settings
 from seatrial.policy.flavours import Flavour
 from seatrial.policy.waivers import Waivers
 from seatrial.progress import Progress, Silent
@@ -91,6 +93,7 @@ def booted(
     progress: Progress,
     describe: Callable[[Launch], None] = lambda _launch: None,
     is_cloneable: bool = False,
+    watched: Callable[[Watch], None] = lambda _watch: None,
 ) -> Iterator[Session]:
     """Boot the candidate, wait until it is ready and give the session; the next accelerator is tried where allowed.
 
@@ -98,6 +101,7 @@ def booted(
     :param run: an id for the guest's provisioning.
     :param describe: called before each try with what is launched.
     :param is_cloneable: prepare the machine for being frozen and cloned in moments; without it, that takes longer.
+    :param watched: called with what watches the boot, once it is powered on.
     :raises SeatrialError: it did not come up, or this host cannot boot it.
     """
     key = RunKey(KEY_COMMENT)
@@ -105,7 +109,7 @@ def booted(
     def start(choice: Choice) -> contextlib.AbstractContextManager[Session]:
         launch = launch_of(candidate, choice, folder, run=run, key=key, is_cloneable=is_cloneable)
         describe(launch)
-        return _ready(candidate, launch, key, progress)
+        return _ready(candidate, launch, key, progress, watched)
 
     with first_usable(candidate.tries, start, progress) as session:
         yield session
@@ -156,16 +160,36 @@ def launch_of(
 
 
 @contextlib.contextmanager
-def _ready(candidate: Candidate, launch: Launch, key: RunKey, progress: Progress) -> Iterator[Session]:
-    patience, choice = _patience(candidate.settings, launch.choice), launch.choice
+def _ready(
+    candidate: Candidate,
+    launch: Launch,
+    key: RunKey,
+    progress: Progress,
+    watched: Callable[[Watch], None] = lambda _watch: None,
+) -> Iterator[Session]:
+    settings, choice = candidate.settings, launch.choice
+    patience = _patience(settings, choice)
     progress.phase(f"powering on under {choice.accelerator} ({choice.reason})")
     with powered_on(launch) as boot:
+        slowness = TCG_HANG_FACTOR if choice.accelerator == "tcg" else 1
+        boot.watch.limits = HangLimits(silent_s=settings.hang_timeout * slowness)
+        watched(boot.watch)
         watching = [True]
         boot.console.listen(lambda _chunk: progress.detail(boot.console.last_line) if watching else None)
-        with ready_guest(
-            Address(boot.port), launch.provision.user, key, guard=boot.guard, patience=patience, progress=progress
-        ) as guest:
+        with (
+            boot.watch.explained(),
+            ready_guest(
+                Address(boot.port),
+                launch.provision.user,
+                key,
+                guard=boot.guard,
+                patience=patience,
+                progress=progress,
+                let_in=boot.watch.let_in,
+            ) as guest,
+        ):
             watching.clear()
+            boot.watch.ready()
             progress.phase(f"ready {guest.ready_s:.1f} s after power-on: the system says {guest.state!r}")
             way = WayIn(user=launch.provision.user, key=key, patience=patience)
             restorer = Restorer(way, launch.folder, cold=functools.partial(_again, candidate, launch, key))

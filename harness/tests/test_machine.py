@@ -15,14 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seatrial.clock import Deadline
 from seatrial.errors import AcceleratorError, BootTimeout, ConfigError, HostError
-from seatrial.evidence.console import FATAL, fatal_state, plain
 from seatrial.evidence.disk.formats import Format
 from seatrial.guest.ready import Patience, ready_guest
 from seatrial.guest.ssh import Address, RunKey
 from seatrial.layout import data_dir
 from seatrial.machine.accelerator import Choice, choices, remember_kvm, remembered_kvm
 from seatrial.machine.arguments import Attached, qemu_arguments
-from seatrial.machine.console import console_reader
 from seatrial.machine.definition import Machine, load_machine
 from seatrial.machine.disk import Image
 from seatrial.machine.firmware import Firmware, find_uefi
@@ -245,62 +243,6 @@ def test_a_way_in_touches_nothing_but_the_runs_own_user(route: Literal["credenti
 
 def test_each_run_has_a_key_of_its_own() -> None:
     assert RunKey("a").public_line != RunKey("a").public_line
-
-
-@pytest.mark.parametrize(
-    ("line", "title"),
-    [
-        ("[    1.2] Kernel panic - not syncing: VFS: Unable to mount root fs", "the kernel panicked"),
-        ('You are in emergency mode. After logging in, type "journalctl -xb"', "the system fell into emergency mode"),
-        ("-- Press any key to proceed --", "a question waits for a key on the console"),
-        ("(initramfs) ", "the initrd gave up and opened a shell"),
-        ("BdsDxe: No bootable option or device was found.", "the boot loader found no system"),
-        ("device-mapper: verity: 254:2: data block 7 is corrupted", "dm-verity found corrupted data"),
-    ],
-)
-def test_a_state_without_a_way_back_is_known_by_its_line(line: str, title: str) -> None:
-    state = fatal_state(line)
-    assert state is not None
-    assert state.title == title
-    assert len(state.hint) > 20
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "[  OK  ] Reached target emergency.target.mask",
-        'BdsDxe: starting Boot0001 "UEFI Misc Device"',
-        "systemd[1]: Started Emergency Shell condition check",
-        "[    0.1] Kernel command line: panic=1",
-    ],
-)
-def test_a_healthy_line_is_not_fatal(line: str) -> None:
-    assert fatal_state(line) is None
-
-
-@given(st.binary(max_size=300))
-def test_any_console_bytes_become_plain_text(raw: bytes) -> None:
-    text = plain(raw)
-    assert not any(c in text for c in "\x00\x07\x08\x1b\x7f")
-
-
-def test_the_console_is_kept_watched_and_shown(tmp_path: Path) -> None:
-    ours, theirs = socket.socketpair()
-    heard: list[bytes] = []
-    with console_reader(ours, tmp_path / "console.log") as console:
-        console.listen(heard.append)
-        theirs.sendall(b"first \x1b[1mline\x1b[0m\r\nKernel pan")
-        theirs.sendall(b"ic - not syncing: x\r\nprompt# ")
-        deadline = Deadline(5)
-        while console.last_line != "prompt#" and not deadline.is_over:
-            deadline.pause(0.01)
-        assert console.tail(5) == ["first line", "Kernel panic - not syncing: x", "prompt# "]
-        assert console.fatal is not None
-        assert console.fatal[0] is FATAL[0]
-        console.type(b"typed")
-        assert theirs.recv(10) == b"typed"
-    theirs.close()
-    assert (tmp_path / "console.log").read_bytes() == b"".join(heard)
 
 
 def test_a_qemu_that_never_greets_is_given_up() -> None:

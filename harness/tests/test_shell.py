@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 from seatrial.clock import Deadline
 from seatrial.errors import AuthRefused, BootFatal, CommandTimeout, OutputTooLarge, SessionError, SessionLost
 from seatrial.guest import shell as shell_module
+from seatrial.guest import ssh as ssh_module
 from seatrial.guest.backend import new_host
 from seatrial.guest.facts import Facts
 from seatrial.guest.shell import Shell, root_shell
@@ -74,8 +78,9 @@ def test_nothing_leaks_from_one_command_to_the_next(shell: Shell) -> None:
 
 
 def test_a_lost_connection_is_an_error_and_the_command_is_not_repeated(
-    shell: Shell, server: Served, tmp_path: Path
+    shell: Shell, server: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(ssh_module, "_REASON_S", 0.0)
     ran = tmp_path / "ran"
     shell.run("true")
 
@@ -104,6 +109,77 @@ def test_waiting_ends_at_once_when_the_guard_raises(connection: Connection) -> N
 
     with pytest.raises(BootFatal), root_shell(connection, guard=guard, timeout_s=60) as shell:
         shell.run("sleep 600")
+
+
+def test_a_lost_connection_waits_a_little_for_the_reason(shell: Shell, server: Served) -> None:
+    looks = []
+
+    def late_reason() -> None:
+        server.cut()
+        looks.append(1)
+        if len(looks) > 3:
+            raise BootFatal("the kernel panicked")
+
+    with pytest.raises(BootFatal):
+        Shell(shell._connection, guard=late_reason, timeout_s=20).run("sleep 600")
+
+
+@contextlib.contextmanager
+def port_that_says(said: bytes, *, again_every_s: float = 0.0) -> Iterator[int]:
+    """Accept one connection and say something on it, once or for ever; then stay silent."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        over = threading.Event()
+
+        def serve() -> None:
+            with contextlib.suppress(OSError), listener.accept()[0] as sock:
+                sock.sendall(said)
+                while again_every_s and not over.wait(again_every_s):
+                    sock.sendall(said)
+                over.wait()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            over.set()
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def panicked() -> None:
+    raise BootFatal("the kernel panicked")
+
+
+@pytest.mark.parametrize("said", [b"", b"SSH-2.0-stalls\r\n"])
+def test_a_login_that_stalls_ends_at_once_when_the_guard_raises(said: bytes) -> None:
+    with (
+        port_that_says(said) as port,
+        pytest.raises(BootFatal),
+        connect(Address(port), "root", RunKey("x"), deadline=Deadline(600), guard=panicked),
+    ):
+        pass
+
+
+def test_a_login_that_stalls_ends_with_its_deadline() -> None:
+    with (
+        port_that_says(b"") as port,
+        pytest.raises(SessionLost, match="no answer within"),
+        connect(Address(port), "root", RunKey("x"), deadline=Deadline(0.3)),
+    ):
+        pass
+
+
+def test_a_banner_that_trickles_is_given_up_in_time() -> None:
+    with port_that_says(b"x", again_every_s=0.02) as port:
+        deadline = Deadline(10)
+        assert read_banner(Address(port), timeout_s=0.3) is None
+        assert deadline.elapsed_s < 5
+
+
+def test_lines_before_the_banner_are_skipped() -> None:
+    with port_that_says(b"Authorised use only\r\nSSH-2.0-OpenSSH_10.0\r\n") as port:
+        assert read_banner(Address(port), timeout_s=5) == "SSH-2.0-OpenSSH_10.0"
 
 
 def test_a_nul_in_a_command_is_refused_before_anything_is_sent(shell: Shell, server: Served) -> None:

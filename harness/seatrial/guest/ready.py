@@ -50,7 +50,7 @@ class Guest:
 
 
 @contextlib.contextmanager
-def ready_guest(
+def ready_guest(  # noqa: PLR0913  # what a boot is waited for with, each by its name
     address: Address,
     user: str,
     key: LoginKey,
@@ -58,10 +58,12 @@ def ready_guest(
     guard: Guard,
     patience: Patience,
     progress: Progress,
+    let_in: Callable[[], None] = lambda: None,
 ) -> Iterator[Guest]:
     """Wait until the guest is ready and give a root shell in it.
 
     :param guard: called now and then; raises when waiting has become pointless.
+    :param let_in: called after the first login.
     :raises BootTimeout: no banner in time, or the server that greets never lets a login come to its end.
     :raises AuthRefused: the server refuses the key.
     :raises RightsRefused: the user is let in, and cannot become root.
@@ -78,6 +80,7 @@ def ready_guest(
         log_in = functools.partial(connect, address, user, key, deadline=login, guard=guard)
         connection = stack.enter_context(_logged_in(log_in, tries))
         login_s = deadline.elapsed_s
+        let_in()
         require_root(connection, guard=guard)
         shell = stack.enter_context(root_shell(connection, guard=guard, timeout_s=patience.command_s))
         progress.phase("waiting for the system to settle")

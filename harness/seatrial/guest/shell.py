@@ -18,7 +18,7 @@ from typing import Final, Protocol
 from seatrial.clock import Deadline
 from seatrial.errors import CommandTimeout, OutputTooLarge, SessionError, SessionLost
 from seatrial.guest.rights import as_root
-from seatrial.guest.ssh import Channel, Guard
+from seatrial.guest.ssh import Channel, Guard, await_reason
 
 __all__ = ["MOST_OUTPUT", "Opener", "Shell", "Stream", "root_shell"]
 
@@ -90,8 +90,12 @@ class Shell:
         mark = secrets.token_hex(16)
         # The shell is marked usable again only by an answer that was read to its end.
         self._channel = None
-        channel.send(_script(command, mark), deadline=Deadline(limit_s))
-        frame = self._answered(channel, _Frame(mark, limit=MOST_OUTPUT), command, limit_s)
+        try:
+            channel.send(_script(command, mark), deadline=Deadline(limit_s))
+            frame = self._answered(channel, _Frame(mark, limit=MOST_OUTPUT), command, limit_s)
+        except SessionLost:
+            await_reason(self._guard)
+            raise
         answer = frame.answer()
         self._channel = channel
         return answer
@@ -133,6 +137,9 @@ class Shell:
             frame.feed(*rest)
             try:
                 self._answered(channel, frame, command, limit_s)
+            except SessionLost:
+                await_reason(self._guard)
+                raise
             except (CommandTimeout, OutputTooLarge, _ScriptEnded) as exc:
                 channel.close()
                 yield exc

@@ -25,7 +25,7 @@ from seatrial.errors import AuthRefused, HostKeyChanged, SeatrialError, SessionL
 from seatrial.guest.greeting import Address, read_banner
 from seatrial.guest.keys import LoginKey, RunKey
 
-__all__ = ["Address", "Channel", "Connection", "Guard", "LoginKey", "OnDemand", "RunKey", "connect", "read_banner"]
+__all__ = ["Address", "Channel", "Connection", "Guard", "LoginKey", "OnDemand", "RunKey", "await_reason", "connect", "read_banner"]
 
 # paramiko's thread logs every broken connection with a traceback; our errors say it once.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
@@ -34,6 +34,7 @@ logging.getLogger("paramiko").propagate = False
 _HANDSHAKE_S: Final = 60.0
 _WINDOW: Final = 1024 * 1024
 _SLICE_S: Final = 0.5
+_REASON_S: Final = 3.0
 # OpenSSH sends and takes no larger packet (PACKET_MAX_SIZE).
 _MOST_PACKET: Final = 256 * 1024
 # A handshake takes some kilobytes.
@@ -370,6 +371,14 @@ def _paramiko_key(key: LoginKey) -> paramiko.PKey:
     if kind == "ssh-ed25519":
         return paramiko.Ed25519Key(file_obj=text)
     return paramiko.RSAKey(file_obj=text) if kind == "ssh-rsa" else paramiko.ECDSAKey(file_obj=text)
+
+
+def await_reason(guard: Guard) -> None:
+    """Give ``guard`` a few seconds to raise: console and QEMU may say a little later why a connection broke."""
+    deadline = Deadline(_REASON_S)
+    while not deadline.is_over:
+        guard()
+        deadline.pause(_SLICE_S / 4)
 
 
 def _check_pin(address: Address, seen: tuple[str, bytes]) -> None:

@@ -76,6 +76,7 @@ def qemu_arguments(
     return [
         machine.qemu,
         *("-name", "seatrial,debug-threads=on", "-S", "-nodefaults", "-no-user-config", "-display", "none"),
+        *("-action", "panic=pause"),  # a guest that panicked stays for the screenshot
         # Denies QEMU what a guest that broke out would want; compatible with migration to a file.
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
         *_board(machine, accelerator, firmware, attached),

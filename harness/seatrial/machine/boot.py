@@ -11,6 +11,7 @@ from pathlib import Path
 
 from seatrial.clock import Deadline, monotonic_s
 from seatrial.errors import AcceleratorError, GuestStopped, HostError, SessionError
+from seatrial.evidence.console import Finding, Phase
 from seatrial.machine.accelerator import Choice
 from seatrial.machine.arguments import Attached, Memory, qemu_arguments
 from seatrial.machine.console import Console, console_reader
@@ -42,7 +43,7 @@ _QUIT_S = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootFacts:
-    """What a run knows of its boot from outside: seconds since the CPUs started, and the console as plain text."""
+    """What a run knows of its boot from outside: seconds since the CPUs started, console as plain text, findings."""
 
     accelerator: str
     banner_s: float
@@ -50,6 +51,7 @@ class BootFacts:
     ready_s: float
     state: str
     console: str
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +151,7 @@ def powered_on(launch: Launch) -> Iterator[Boot]:
         boot = stack.enter_context(paused(launch, storage))
         if launch.counted:
             keep_in_step(boot.monitor, boot.process.pid)
-        boot.started_s = monotonic_s()
+        boot.started_s = boot.console.started_s = monotonic_s()
         boot.monitor.execute("cont")
         yield boot
 
@@ -197,7 +199,9 @@ def paused(launch: Launch, storage: Storage, *, is_incoming: bool = False) -> It
         process = stack.enter_context(running(arguments, log=log, pass_fds=handed.inherited))
         for end in theirs:
             end.close()
-        console = stack.enter_context(console_reader(ours[1], launch.folder / "console.log"))
+        # A clone goes on where the suites are: nothing may restart there unannounced.
+        phase = Phase.FIRMWARE if storage.frozen_fd is None else Phase.SUITE
+        console = stack.enter_context(console_reader(ours[1], launch.folder / "console.log", phase=phase))
         monitor = stack.enter_context(_monitor(ours[0], process, launch, log))
         kind = launch.choice.accelerator
         boot = Boot(

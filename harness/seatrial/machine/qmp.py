@@ -9,21 +9,35 @@ import logging
 import re
 import socket
 import threading
-from collections.abc import Coroutine, Iterator
-from typing import Any, cast
+from collections import deque
+from collections.abc import Coroutine, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
 
-from seatrial.clock import Deadline
+from seatrial.clock import Deadline, monotonic_s
 from seatrial.errors import GuestStopped, HostError
 
-__all__ = ["Monitor", "attached"]
+__all__ = ["Event", "Monitor", "attached"]
 
 # The library reports the end of the connection, which every QEMU's end brings, as a fault.
 logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
 logging.getLogger("qemu.qmp").propagate = False
 
 _ANSWER_S = 30.0
+_MOST_EVENTS = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """An event of QEMU: the how many-eth it is, when it came (on our monotonic clock), its name and its data."""
+
+    number: int
+    clock_s: float
+    name: str
+    data: Mapping[str, Any]
 
 
 class Monitor:
@@ -32,7 +46,7 @@ class Monitor:
     def __init__(self, client: QMPClient, loop: asyncio.AbstractEventLoop) -> None:
         self._client = client
         self._loop = loop
-        self.events: list[tuple[str, dict[str, Any]]] = []
+        self._events: deque[Event] = deque(maxlen=_MOST_EVENTS)
 
     def execute(self, command: str, **arguments: object) -> Any:
         """Return what QEMU answers to ``command``.
@@ -87,6 +101,28 @@ class Monitor:
                 return int(match[1])
         raise HostError(f"QEMU forwards no port to port {guest_port} of the guest; its table was {table!r}")
 
+    def events_after(self, number: int) -> list[Event]:
+        """Return the events that came after event ``number``, oldest first; of a flood, the last thousand."""
+        return [event for event in self._events.copy() if event.number > number]
+
+    def note(self, name: str, data: Mapping[str, Any]) -> None:
+        """Keep an event that QEMU told."""
+        last = self._events[-1].number if self._events else 0
+        self._events.append(Event(number=last + 1, clock_s=monotonic_s(), name=name, data=data))
+
+    def disk_operations(self) -> int:
+        """Return how many reads, writes and flushes the guest's disks have done since power-on."""
+        counters = ("rd_operations", "wr_operations", "flush_operations", "unmap_operations")
+        return sum(int(disk["stats"].get(name, 0)) for disk in self.execute("query-blockstats") for name in counters)
+
+    def screenshot(self, path: Path) -> bool:
+        """Write what the display shows to ``path`` as PNG (QEMU 7.1 and newer); False when there is no display."""
+        try:
+            self.execute("screendump", filename=str(path.absolute()), format="png")
+        except (HostError, GuestStopped):
+            return False
+        return path.is_file() and path.stat().st_size > 0
+
     def status(self) -> str:
         """Return QEMU's run state: ``running``, ``paused``, ``internal-error``, ``guest-panicked``, ..."""
         return str(self.execute("query-status")["status"])
@@ -123,7 +159,8 @@ def attached(sock: socket.socket, *, deadline: Deadline) -> Iterator[Monitor]:
 async def _keep_events(client: QMPClient, monitor: Monitor) -> None:
     while True:
         event = await client.events.get()
-        monitor.events.append((str(event["event"]), cast("dict[str, Any]", event.get("data") or {})))
+        data = event.get("data")
+        monitor.note(str(event["event"]), data if isinstance(data, dict) else {})
 
 
 def _disconnect(client: QMPClient, loop: asyncio.AbstractEventLoop) -> None:
