@@ -10,14 +10,15 @@ from pathlib import Path
 
 from seatrial import __version__
 from seatrial.clock import utc_now
-from seatrial.errors import BootError, ConfigError, SeatrialError, SessionError
-from seatrial.evidence.console import plain
+from seatrial.errors import BootError, ConfigError, SeatrialError
+from seatrial.evidence.console import plain, with_reasons
 from seatrial.evidence.systemd import MANAGER, boot_phases, parse_show
 from seatrial.layout import out_dir
 from seatrial.lynis import judge_guest, lynis_suite
 from seatrial.machine.arguments import differences
 from seatrial.machine.boot import Launch
 from seatrial.machine.disk import sha256
+from seatrial.machine.watch import SCREENSHOT, Watch
 from seatrial.policy.controls import Control, verdict_on
 from seatrial.policy.differences import Difference, falsifying
 from seatrial.policy.judge import Decision, Outcome, Verdict
@@ -61,6 +62,7 @@ class Run:
         self.candidate = candidate
         self.progress = progress
         self.session: Session | None = None
+        self._watch: Watch | None = None
         self.falsified: Mapping[str, str] = {}
         self.controls: Mapping[str, tuple[Suite, Control]] = _by_id(suites)
         started = utc_now()
@@ -87,6 +89,7 @@ class Run:
             suites=tuple(suite.name for suite in suites),
             differences=(),
             verdicts=tuple(self._verdicts.values()),
+            findings=(),
             problem=None,
             evidence={},
         )
@@ -151,6 +154,7 @@ class Run:
             progress=self.progress,
             describe=self._describe,
             is_cloneable=is_cloneable,
+            watched=self._watched,
         ) as session:
             guest = session.guest
             times = BootTimes(banner_s=guest.banner_s, login_s=guest.login_s, ready_s=guest.ready_s, state=guest.state)
@@ -180,6 +184,9 @@ class Run:
         boot = session.boot_facts if any("boot" in check.needs for check in checks) else None
         done = collect(session.facts, checks, flavour=self.candidate.flavour, boot=boot)
         self.progress.phase(f"{done.questions} facts in {done.round_trips} round trips")
+
+    def _watched(self, watch: Watch) -> None:
+        self._watch = watch
 
     def _describe(self, launch: Launch) -> None:
         machine = launch.machine
@@ -226,8 +233,12 @@ class Run:
             self.add(verdict)
 
     def keep_evidence(self, session: Session) -> None:
-        """Save the journal and every answer of the guest; a guest that no longer answers changes no verdict."""
-        with contextlib.suppress(SessionError):
+        """Save the journal and every answer of the guest; one that died after its last check is the run's problem."""
+        try:
+            session.boot.guard()
+        except SeatrialError as exc:
+            self.fail(exc)
+        with contextlib.suppress(SeatrialError):
             _status, out, _err = session.guest.shell.run(_JOURNAL)
             (self.folder / "journal.txt").write_bytes(out)
         with contextlib.suppress(SeatrialError):  # a guest without systemd, or one that is not done, has no phases
@@ -270,6 +281,7 @@ class Run:
                     hint="another program writes to the file; judge a copy that nobody touches",
                 )
             )
+        self._save()
         done = replace(
             self.record,
             complete=True,
@@ -305,11 +317,14 @@ class Run:
             "lynis-xml": "lynis-report.xml",
             "qemu": "qemu.log",
             "restored": "restored",
+            "screenshot": SCREENSHOT,
         }
         return {name: file for name, file in files.items() if (self.folder / file).exists()}
 
     def _save(self) -> None:
-        self.record = replace(self.record, verdicts=tuple(self._verdicts.values()))
+        seen = self._watch.findings if self._watch is not None else ()
+        findings = with_reasons(seen, self.candidate.flavour.console_accepted)
+        self.record = replace(self.record, verdicts=tuple(self._verdicts.values()), findings=findings)
         self._writer.write(self.record)
 
 
@@ -332,13 +347,16 @@ def _by_id(suites: tuple[Suite, ...]) -> dict[str, tuple[Suite, Control]]:
 def _problem(error: SeatrialError, folder: Path) -> Problem:
     console = folder / "console.log"
     is_boot = isinstance(error, BootError) and console.is_file()
+    scene = error.scene if isinstance(error, BootError) else None
     return Problem(
         kind=type(error).__name__,
         message=error.message,
         hint=error.hint,
         evidence=str(error.evidence) if error.evidence else str(folder),
         exit_status=error.exit_status,
-        console_tail=_tail(console) if is_boot else (),
+        phase=scene.phase if scene else "",
+        at_s=scene.at_s if scene else None,
+        console_tail=scene.tail if scene else _tail(console) if is_boot else (),
     )
 
 

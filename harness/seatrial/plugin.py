@@ -290,11 +290,13 @@ class Gate:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
-        """Do not ask what the run itself has made meaningless."""
+        """Do not ask a guest that is lost, nor what the run itself has made meaningless."""
         assert self.run is not None
         assert self.plan is not None
         from seatrial.policy.judge import Outcome
 
+        if self.run.session is not None:
+            self.run.session.boot.guard()
         if reason := self.run.falsified.get(self.plan.control_of[item.nodeid]):
             item.stash[_SAID] = (Outcome.NOT_CHECKED, reason)
             pytest.fail(f"not checked: {reason}", pytrace=False)
@@ -359,12 +361,12 @@ class Gate:
     def _stop_when_lost(self, item: pytest.Item, error: BaseException | None) -> None:
         """End the session at the first loss of the guest: what follows would only repeat it."""
         from seatrial.copies import uses_copies
-        from seatrial.errors import BootError, SessionLost
+        from seatrial.errors import BootError, HostError, SessionLost
 
         assert self.run is not None
         if uses_copies(item) and self.run.session is not None and not self.run.session.is_lost:
             return  # only the check's own guest is gone
-        if isinstance(error, BootError | SessionLost):
+        if isinstance(error, BootError | HostError | SessionLost):
             self.run.fail(error)
             item.session.shouldfail = f"the guest was lost: {error.message}"
 

@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from jsonschema import Draft202012Validator
+from seatrial.evidence.console import Finding, Gravity, Phase
+from seatrial.evidence.console import Kind as SignKind
 from seatrial.layout import data_dir
 from seatrial.policy.differences import Difference, Kind, Touched
 from seatrial.policy.judge import Decision, Outcome, Severity, Verdict
@@ -32,9 +34,22 @@ PANIC: Final = Problem(
     hint="compare with the last image that booted",
     evidence="console.log",
     exit_status=1,
+    phase="initrd",
+    at_s=12.5,
     console_tail=("[1.0] \x1b[32mstarting\x1b[0m", "[2.0] Kernel panic - not syncing"),
 )
 SCHEMA: Final = json.loads((data_dir("reports") / "record.schema.json").read_text(encoding="utf-8"))
+FINDING: Final = Finding(
+    sign="unit-failed",
+    title="a unit failed",
+    kind=SignKind.UNIT,
+    severity=Gravity.SUSPICIOUS,
+    phase=Phase.USERSPACE,
+    at_s=31.25,
+    line="[FAILED] Failed to start agent.service.",
+    hint="journal.txt of the run has the unit's own words",
+    count=3,
+)
 HOSTILE: Final = "<script>alert('x')</script>\x1b[31m\u202egnp.exe\x00\x9b2J\ud800\ufffe]]>&amp;"
 
 
@@ -101,6 +116,7 @@ def record(*verdicts: Verdict, **other: Any) -> Record:
             Difference(kind=Kind.ACCELERATOR, text="tcg"),
         ),
         "verdicts": verdicts,
+        "findings": (),
         "problem": None,
         "evidence": {"console": "console.log"},
     }

@@ -13,8 +13,10 @@ from typing import Any
 
 from seatrial.check import Check, NotApplicable, NotChecked
 from seatrial.errors import SeatrialError
+from seatrial.evidence.console import Scanner
 from seatrial.guest.facts import Facts
 from seatrial.layout import data_dir
+from seatrial.machine.console import console_table
 from seatrial.policy.controls import Control, parse_controls
 from seatrial.policy.judge import Outcome, judge
 from seatrial.suites import read_flavour
@@ -93,16 +95,19 @@ class Bench:
     def explained(self, control: str, guest: Guest) -> tuple[Outcome, str]:
         """Return the outcome and why."""
         check = Check()
-        boot = {"accelerator": "tcg", "banner_s": 50.0, "login_s": 55.0, "ready_s": 60.0, "state": "running"}
+        boot = {
+            "accelerator": "tcg", "banner_s": 50.0, "login_s": 55.0, "ready_s": 60.0, "state": "running",
+            "console": "[    0.0] Linux version 6.12\nseatrial login: ", **guest.boot,
+        }  # fmt: skip
+        scanner = Scanner(console_table())
+        scanner.feed(boot["console"].encode(), 1.0)
         offered = {
             "row": self.controls[control],
             "facts": Facts(guest),
             "check": check,
             "flavour": read_flavour(guest.flavour),
             "host": Host(guest),
-            "boot": SimpleNamespace(
-                **{**boot, "console": "[    0.0] Linux version 6.12\nseatrial login: ", **guest.boot}
-            ),
+            "boot": SimpleNamespace(**boot, findings=scanner.findings.all),
         }
         function = self.checks[control]
         try:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from seatrial.errors import ConfigError
-from seatrial.evidence.console import Gravity, Phase, Scanner, plain
+from seatrial.evidence.console import Gravity, Phase, Scanner, plain, with_reasons
 from seatrial.evidence.signs import parse_table
 from seatrial.layout import data_dir
 from seatrial.machine.console import console_table
@@ -278,3 +278,9 @@ def test_any_bytes_can_be_scanned(chunks: list[bytes]) -> None:
     scanner.look_at_prompt(1.0)
     shown = [found.line for found in scanner.findings.all] + ([scanner.fatal.line] if scanner.fatal else [])
     assert all(c.isprintable() or c == "\t" for line in shown for c in line)
+
+
+def test_a_policy_accepts_a_finding_with_its_reason() -> None:
+    found = scanned(b"[FAILED] Failed to start a.\n[FAILED] Failed to start b.\n").findings.all
+    reasons = [one.accepted for one in with_reasons(found, {r"^a unit failed: .*start a\.": "known"})]
+    assert reasons == ["known", ""]

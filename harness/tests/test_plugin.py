@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import seatrial.gate
-from seatrial.errors import BootFatal, HostError, ObservationError, SessionLost
+from seatrial.errors import BootFatal, HostError, KernelPanic, ObservationError, SessionLost
 from seatrial.guest.backend import new_host
 from seatrial.guest.facts import Facts
 from seatrial.guest.ssh import RunKey
@@ -184,6 +184,18 @@ class LocalShell:
         return done.returncode, done.stdout, done.stderr
 
 
+class FakeBoot:
+    """A boot whose kernel panics once a file of that name is in the working folder."""
+
+    console = SimpleNamespace(path=Path("/dev/null"), text=lambda _most: "")
+    launch = SimpleNamespace(choice=SimpleNamespace(accelerator="tcg"))
+    watch = SimpleNamespace(findings=())
+
+    def guard(self) -> None:
+        if Path("panicked").exists():
+            raise KernelPanic("the kernel panicked")
+
+
 def fake_boot(error: Exception | None) -> Callable[..., contextlib.AbstractContextManager[Session]]:
     @contextlib.contextmanager
     def booted(
@@ -207,11 +219,7 @@ def fake_session(name: str, **more: Any) -> Session:
     guest: Any = SimpleNamespace(
         shell=shell, banner_s=1.0, login_s=2.0, ready_s=3.0, state="running", connection=connection
     )
-    boot: Any = SimpleNamespace(
-        guard=lambda: None,
-        console=SimpleNamespace(path=Path("/dev/null")),
-        launch=SimpleNamespace(choice=SimpleNamespace(accelerator="tcg")),
-    )
+    boot: Any = FakeBoot()
     return Session(host=new_host(shell, "fake"), facts=Facts(shell), guest=guest, boot=boot, **more)
 
 
@@ -370,6 +378,22 @@ def test_a_lost_guest_ends_the_run_and_leaves_the_rest_not_checked(judged: Judge
     result, record = judged(check_body('host.run("lose")'))
     assert outcomes(record) == {"first-control": "error", "second-control": "not-checked"}
     assert (result.ret, record["problem"]["kind"]) == (2, "SessionLost")
+
+
+def test_a_panic_that_no_check_waited_for_ends_the_run_before_the_next_check(judged: Judged) -> None:
+    body = 'check.equal(1, 1, what="n"); import pathlib; pathlib.Path("panicked").touch()'
+    result, record = judged(check_body(body))
+    assert outcomes(record) == {"first-control": "pass", "second-control": "error"}
+    assert (result.ret, record["problem"]["kind"]) == (1, "KernelPanic")
+
+
+def test_a_panic_after_the_last_check_is_the_run_s_problem(judged: Judged) -> None:
+    seen = 'check.equal(row.probe["invented"], "x", what="probe")'
+    assert seen in CHECKS
+    last = CHECKS.replace(seen, f'{seen}; import pathlib; pathlib.Path("panicked").touch()')
+    result, record = judged(last)
+    assert set(outcomes(record).values()) == {"pass"}
+    assert (result.ret, record["problem"]["kind"], record["decision"]) == (1, "KernelPanic", "reject")
 
 
 def test_an_image_that_changes_during_the_run_is_rejected(judged: Judged, pytester: pytest.Pytester) -> None:

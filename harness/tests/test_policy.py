@@ -160,12 +160,19 @@ TABLES = {
     "circle": 'inherits = "circle"\n',
     "typo": 'inherits = "kind"\ncolour = "red"\n[access]\nroute = "carrier pigeon"\n',
     "orphan": 'inherits = "nobody"\n',
+    "told": 'inherits = "kind"\n[console-accepted]\n"^a unit failed" = "known"\n',
+    "pattern": 'inherits = "kind"\n[console-accepted]\n"(" = "known"\n',
+    "reason": 'inherits = "kind"\n[console-accepted]\n"x" = ""\n',
 }
 
 
 def test_a_flavour_inherits_and_the_nearest_value_wins() -> None:
     leaf = load_flavour("leaf", TABLES.get, known=("leaf",))
     assert (leaf.allowed("a"), leaf.allowed("b"), leaf.access.user) == (("3",), ("2",), "u")
+
+
+def test_a_flavour_accepts_console_findings_with_a_reason() -> None:
+    assert load_flavour("told", TABLES.get, known=("told",)).console_accepted == {"^a unit failed": "known"}
 
 
 @pytest.mark.parametrize(
@@ -176,6 +183,8 @@ def test_a_flavour_inherits_and_the_nearest_value_wins() -> None:
         ("circle", "flavour 'circle' inherits in a circle: circle -> circle"),
         ("ground", "flavour 'ground' is a base for others and no image's flavour"),
         ("typo", "colour: Extra inputs are not permitted"),
+        ("pattern", "'(' is no regular expression"),
+        ("reason", "console-accepted.x: String should have at least 1 character"),
         ("typo", "access.route: Input should be 'credentials' or 'cloud-init'"),
     ],
 )

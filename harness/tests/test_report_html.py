@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import html
-from records import HOSTILE, PANIC, boot_failure, record, reject, release, verdict
+from records import FINDING, HOSTILE, PANIC, boot_failure, record, reject, release, verdict
 from seatrial.policy.judge import Outcome, Severity
 from seatrial.report.html import html_page
 from seatrial.report.record import Record, read_record, to_json
@@ -151,3 +151,22 @@ def test_reports_can_be_made_again_from_the_record_alone(tmp_path: Path) -> None
     (tmp_path / "record.json").write_text(to_json(made))
     write_reports(read_record(tmp_path / "record.json"), tmp_path)
     assert (tmp_path / "report.html").read_bytes() == first
+
+
+def test_findings_are_listed_with_hint_or_reason() -> None:
+    made = record(verdict(), findings=(FINDING, replace(FINDING, line="[FAILED] b", accepted="known: b")))
+    table = next(t for t in page(made).iter("table") if "Phase" in t.text_content())
+    first, second = ([text(cell) for cell in row.iter("td")] for row in table.iter("tr") if list(row.iter("td")))
+    assert first[:3] == ["31.2 s", "userspace", "3"]
+    assert first[3:] == ["a unit failed" + FINDING.hint, FINDING.line]
+    assert second[3:] == ["a unit failedaccepted: known: b", "[FAILED] b"]
+
+
+def test_a_hostile_finding_is_shown_and_not_obeyed() -> None:
+    written = html_page(record(findings=(replace(FINDING, line=HOSTILE, title=HOSTILE),)))
+    assert "<script>alert" not in written
+    assert "\x1b" not in written
+
+
+def test_the_page_says_when_a_boot_failed() -> None:
+    assert "12.5 s after power-on, phase initrd" in text(page(boot_failure()).body)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import etree
-from records import DIGEST, HOSTILE, boot_failure, record, reject, release, verdict
+from records import DIGEST, FINDING, HOSTILE, boot_failure, record, reject, release, verdict
 from seatrial.policy.judge import Decision, Outcome
 from seatrial.report.junit import junit_xml
 from seatrial.report.record import Record
@@ -46,6 +48,7 @@ SHAPE = etree.RelaxNG(
           <element name="error"><ref name="result"/></element>
           <element name="skipped"><ref name="result"/></element>
         </choice></optional>
+        <optional><element name="system-out"><text/></element></optional>
       </element></zeroOrMore>
     </element></zeroOrMore>
   </element></start>
@@ -156,3 +159,12 @@ def test_hostile_text_arrives_as_escapes() -> None:
 def test_any_text_makes_a_valid_document(text: str, outcome: Outcome) -> None:
     fields = dict.fromkeys(["title", "seen", "expected", "because", "suite"], text or "-")
     assert len(tree(record(verdict("a", outcome, **fields))).findall(".//testcase")) == 2
+
+
+def test_findings_are_the_output_of_the_run() -> None:
+    made = record(verdict(), findings=(FINDING, replace(FINDING, line=HOSTILE, accepted="known")))
+    said = case(tree(made), "the-run-could-judge").findtext("system-out")
+    assert said is not None
+    assert said.startswith("31.2 s, userspace, 3x a unit failed: [FAILED] Failed to start agent.service.\n")
+    assert said.endswith("(accepted: known)")
+    assert "\x1b" not in said

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from records import HOSTILE, PANIC, boot_failure, record, reject, release, verdict
+from records import FINDING, HOSTILE, PANIC, boot_failure, record, reject, release, verdict
 from seatrial.policy.judge import Outcome
 from seatrial.report.record import Record
 from seatrial.report.summary import headline
@@ -118,3 +118,24 @@ def test_colour_is_only_there_when_asked_for() -> None:
 def test_a_guest_cannot_colour_anything(colour: bool) -> None:
     lines = summary_lines(record(verdict("a", Outcome.FAIL, seen="\x1b[2J")), FOLDER, colour=colour)
     assert "\x1b[2J" not in "".join(lines)
+
+
+def test_findings_are_shown_with_phase_time_and_count() -> None:
+    told = "\n".join(summary_lines(record(verdict(), findings=(FINDING,)), FOLDER))
+    assert "seen on the console and in QEMU's events: 1 suspicious" in told
+    assert "a unit failed (31.2 s, userspace, 3 times): [FAILED] Failed to start agent.service." in told
+
+
+def test_an_accepted_finding_is_not_shown_as_open() -> None:
+    told = "\n".join(summary_lines(record(verdict(), findings=(replace(FINDING, accepted="known"),)), FOLDER))
+    assert "suspicious" not in told
+
+
+def test_a_boot_that_failed_says_when() -> None:
+    assert any("12.5 s after power-on, phase initrd" in line for line in summary_lines(boot_failure(), FOLDER))
+
+
+def test_a_hostile_finding_is_shown_as_escapes() -> None:
+    told = "".join(summary_lines(record(findings=(replace(FINDING, line=HOSTILE, title=HOSTILE),)), FOLDER))
+    assert "\x1b" not in told
+    assert "\u202e" not in told

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from seatrial.check import Check
+from seatrial.evidence.console import Finding, Kind, with_reasons
 from seatrial.evidence.journal import (
     COREDUMPS,
     ERRORS,
@@ -73,19 +74,29 @@ def test_nothing_crashed(facts: Facts, check: Check) -> None:
 
 
 @pytest.mark.control("bh-console-clean")
-def test_console_shows_no_trouble(boot: BootFacts, check: Check) -> None:
-    """From power-on to readiness the serial console showed nothing that is trouble of the kernel or of a unit."""
+def test_console_shows_no_trouble(boot: BootFacts, flavour: Flavour, check: Check) -> None:
+    """Since power-on, console and QEMU showed nothing suspicious that the policy does not accept with a reason."""
     if not boot.console.strip():
         check.cannot_tell("the console stayed empty: the kernel does not speak on it (see kcmd-console)")
-    lines = boot.console.splitlines()
-    check.nothing(troubles(lines, (*KERNEL_TROUBLE, *OOM)), expected="no trouble of the kernel on the console")
+    found = [finding for finding in _open_findings(boot, flavour) if finding.kind is not Kind.UNIT]
+    check.nothing(map(_told, found), expected="nothing suspicious on the console")
 
 
 @pytest.mark.control("bh-no-dependency-failures")
-def test_no_unit_failed_on_the_way(facts: Facts, boot: BootFacts, check: Check) -> None:
+def test_no_unit_failed_on_the_way(facts: Facts, boot: BootFacts, flavour: Flavour, check: Check) -> None:
     """No unit failed, timed out or lost its dependencies during the boot, even when a later attempt succeeded."""
-    said = [*boot.console.splitlines(), *_manager_lines(facts)]
-    check.nothing(troubles(said, UNITS_TROUBLE), expected="no failed dependency, time-out or ordering cycle")
+    found = [finding for finding in _open_findings(boot, flavour) if finding.kind is Kind.UNIT]
+    said = [*map(_told, found), *troubles(_manager_lines(facts), UNITS_TROUBLE)]
+    check.nothing(said, expected="no failed dependency, time-out or ordering cycle")
+
+
+def _open_findings(boot: BootFacts, flavour: Flavour) -> list[Finding]:
+    return [finding for finding in with_reasons(boot.findings, flavour.console_accepted) if not finding.accepted]
+
+
+def _told(finding: Finding) -> str:
+    times = f" ({finding.count} times)" if finding.count > 1 else ""
+    return f"{finding.title}{times}: {finding.line[:200]}"
 
 
 def _manager_lines(facts: Facts) -> list[str]:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 from seatrial.evidence.signs import Gravity, Kind, Phase, Sign, Table
 
-__all__ = ["Finding", "Gravity", "Hit", "Kind", "Phase", "Scanner", "Table", "plain"]
+__all__ = ["Finding", "Gravity", "Hit", "Kind", "Phase", "Scanner", "Table", "plain", "with_reasons"]
 
 LONGEST_LINE: Final = 4096
 _MOST_HITS: Final = 2000
@@ -80,6 +81,18 @@ class Finding:
     hint: str
     count: int = 1
     accepted: str = ""
+
+
+def with_reasons(findings: Iterable[Finding], accepted: Mapping[str, str]) -> tuple[Finding, ...]:
+    """Return ``findings``, those that a policy accepts with its reason.
+
+    :param accepted: regular expressions for ``title: line``, each with the reason to accept what it finds.
+    """
+    patterns = [(re.compile(pattern), reason) for pattern, reason in accepted.items()]
+    return tuple(
+        replace(found, accepted=next((why for p, why in patterns if p.search(f"{found.title}: {found.line}")), ""))
+        for found in findings
+    )
 
 
 class Findings:

@@ -25,7 +25,18 @@ from seatrial.errors import AuthRefused, HostKeyChanged, SeatrialError, SessionL
 from seatrial.guest.greeting import Address, read_banner
 from seatrial.guest.keys import LoginKey, RunKey
 
-__all__ = ["Address", "Channel", "Connection", "Guard", "LoginKey", "OnDemand", "RunKey", "await_reason", "connect", "read_banner"]
+__all__ = [
+    "Address",
+    "Channel",
+    "Connection",
+    "Guard",
+    "LoginKey",
+    "OnDemand",
+    "RunKey",
+    "await_reason",
+    "connect",
+    "read_banner",
+]
 
 # paramiko's thread logs every broken connection with a traceback; our errors say it once.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from seatrial.errors import ConfigError
 from seatrial.policy.controls import HostKind
@@ -17,6 +18,14 @@ __all__ = ["Access", "Budgets", "Flavour", "LynisPolicy", "WaiverLimits", "load_
 Seconds = Annotated[float, Field(gt=0)]
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 _UNIT = "unit_s"
+
+
+def _is_pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as exc:
+        raise ValueError(f"{text!r} is no regular expression: {exc}") from exc
+    return text
 
 
 class Access(BaseModel):
@@ -100,7 +109,11 @@ class LynisPolicy(BaseModel):
 
 
 class Flavour(BaseModel):
-    """A kind of image with its policy. ``expect`` holds the lists that audits compare with (allow-lists)."""
+    """A kind of image with its policy. ``expect`` holds the lists that audits compare with (allow-lists).
+
+    ``console_accepted`` (in the file: ``[console-accepted]``) maps regular expressions for ``title: line`` of a finding
+    on the console to the reason why it is accepted.
+    """
 
     model_config = _STRICT
 
@@ -113,6 +126,10 @@ class Flavour(BaseModel):
     lynis: LynisPolicy
     waivers: WaiverLimits = WaiverLimits()
     expect: Mapping[str, tuple[str, ...]]
+    console_accepted: Annotated[
+        Mapping[Annotated[str, AfterValidator(_is_pattern)], Annotated[str, Field(min_length=1)]],
+        Field(alias="console-accepted"),
+    ] = {}
 
     def allowed(self, key: str) -> tuple[str, ...]:
         """Return the list that the policy holds under ``expect.key``.

@@ -7,6 +7,7 @@ from datetime import UTC
 
 from lxml import etree
 
+from seatrial.evidence.console import Finding
 from seatrial.policy.judge import Outcome, Verdict
 from seatrial.report.record import Record
 from seatrial.report.summary import acceptance, run_reasons, says_more, waivers_to_mend
@@ -48,7 +49,15 @@ def _run_suite(record: Record) -> etree._Element:
         body = "" if problem is None else "\n".join((problem.message, problem.hint, problem.evidence))
         message = problem.message if problem is not None else "; ".join(reasons)
         case.append(_element("error", type=problem.kind if problem else "run", message=message, body=body))
+    if record.findings:
+        said = etree.SubElement(case, "system-out")
+        said.text = shortened("\n".join(map(_finding, record.findings)), _MOST_BODY)
     return _testsuite(record, "run", [case], "0.000")
+
+
+def _finding(found: Finding) -> str:
+    accepted = f" (accepted: {found.accepted})" if found.accepted else ""
+    return f"{found.at_s:.1f} s, {found.phase}, {found.count}x {found.title}: {found.line}{accepted}"
 
 
 def _suite(record: Record, name: str, verdicts: Sequence[Verdict]) -> etree._Element:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from seatrial.errors import ConfigError
+from seatrial.evidence.console import Finding
 from seatrial.policy.differences import Difference
 from seatrial.policy.judge import Decision, Outcome, Verdict, decide
 from seatrial.policy.waivers import WaiverNote
@@ -125,13 +126,18 @@ class RestoreFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """Why the run could not judge, and the exit status that says so. ``console_tail`` holds the last console lines."""
+    """Why the run could not judge, and the exit status that says so. ``console_tail`` holds the last console lines.
+
+    Of a boot that failed, ``phase`` and ``at_s`` say how far it was, and after how many seconds since power-on.
+    """
 
     kind: str
     message: str
     hint: str = ""
     evidence: str = ""
     exit_status: int = 2
+    phase: str = ""
+    at_s: float | None = None
     console_tail: tuple[str, ...] = ()
 
 
@@ -158,6 +164,7 @@ class Record:
     suites: tuple[str, ...]
     differences: tuple[Difference, ...]
     verdicts: tuple[Verdict, ...]
+    findings: tuple[Finding, ...]
     problem: Problem | None
     evidence: Mapping[str, str]
     replay: Replay | None = None

@@ -29,6 +29,7 @@ _NARROWEST, _WIDEST = 40, 120
 _MOST_TEXT = 600
 _MOST_NAMED = 12
 _TAIL = 8
+_MOST_FINDINGS = 6
 _SGR: Final = {
     Decision.RELEASE: "1;32",
     Decision.REJECT: "1;31",
@@ -47,6 +48,7 @@ def summary_lines(record: Record, folder: Path, *, width: int = 100, colour: boo
     return [
         *_subject(record, page),
         *_problem(record, folder, page),
+        *_findings(record, page),
         *_table(record, page),
         *(line for group in against(record) for line in _group(group, page)),
         *(line for verdict in accepted(record) for line in _accepted(verdict, page)),
@@ -137,12 +139,28 @@ def _problem(record: Record, folder: Path, page: _Page) -> Iterator[str]:
             yield ""
         return
     yield page.painted(f"could not judge: {one_line(problem.kind)}", Outcome.ERROR)
-    for name, text in (("what", problem.message), ("hint", problem.hint), ("see", problem.evidence)):
+    when = "" if problem.at_s is None else f"{duration(problem.at_s)} after power-on, phase {problem.phase}"
+    for name, text in (("what", problem.message), ("when", when), ("hint", problem.hint), ("see", problem.evidence)):
         if text:
             yield from page.field(name, text)
     if tail := console_tail(record, folder, _TAIL):
         yield "  last console lines:"
         yield from (f"    | {one_line(line)}"[: page.width] for line in tail)
+    yield ""
+
+
+def _findings(record: Record, page: _Page) -> Iterator[str]:
+    """Show what was suspicious from outside: it decides nothing here, the control ``bh-console-clean`` does."""
+    open_ones = [found for found in record.findings if not found.accepted]
+    if not open_ones:
+        return
+    yield page.painted(f"seen on the console and in QEMU's events: {len(open_ones)} suspicious", Outcome.NOT_CHECKED)
+    for found in open_ones[:_MOST_FINDINGS]:
+        times = f", {found.count} times" if found.count > 1 else ""
+        text = f"{found.title} ({duration(found.at_s)}, {found.phase}{times}): {one_line(found.line)}"
+        yield from page.field("-", text, column=2)
+    if len(open_ones) > _MOST_FINDINGS:
+        yield f"  and {len(open_ones) - _MOST_FINDINGS} more in record.json"
     yield ""
 
 
