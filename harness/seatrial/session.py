@@ -85,7 +85,7 @@ def examine(settings: Settings, progress: Progress | None = None) -> Candidate:
 
 
 @contextlib.contextmanager
-def booted(
+def booted(  # noqa: PLR0913  # what a boot is told, each by its name
     candidate: Candidate,
     folder: Path,
     *,
