@@ -161,15 +161,6 @@ def test_a_login_that_stalls_ends_at_once_when_the_guard_raises(said: bytes) -> 
         pass
 
 
-def test_a_login_that_stalls_ends_with_its_deadline() -> None:
-    with (
-        port_that_says(b"") as port,
-        pytest.raises(SessionLost, match="logging in as 'root'"),
-        connect(Address(port), "root", RunKey("x"), deadline=Deadline(0.3)),
-    ):
-        pass
-
-
 def test_a_banner_that_trickles_is_given_up_in_time() -> None:
     with port_that_says(b"x", again_every_s=0.02) as port:
         deadline = Deadline(10)
