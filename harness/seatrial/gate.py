@@ -361,5 +361,7 @@ def _problem(error: SeatrialError, folder: Path) -> Problem:
 
 
 def _tail(console: Path) -> tuple[str, ...]:
-    text = plain(console.read_bytes()[-_TAIL_BYTES:])
+    with console.open("rb") as file:  # a flood leaves 49 MiB
+        file.seek(max(0, console.stat().st_size - _TAIL_BYTES))
+        text = plain(file.read(_TAIL_BYTES))
     return tuple(line for line in text.splitlines() if line.strip())[-_TAIL_LINES:]

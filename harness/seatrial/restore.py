@@ -83,14 +83,13 @@ class Session:
     @property
     def boot_facts(self) -> BootFacts:
         """Return what is known of the boot from outside."""
-        console = self.boot.console.path.read_bytes()[-_MOST_CONSOLE:].decode("utf-8", "backslashreplace")
         return BootFacts(
             accelerator=self.boot.launch.choice.accelerator,
             banner_s=self.guest.banner_s,
             login_s=self.guest.login_s,
             ready_s=self.guest.ready_s,
             state=self.guest.state,
-            console=console,
+            console=self.boot.console.text(_MOST_CONSOLE),
             findings=self.boot.watch.findings,
         )
 

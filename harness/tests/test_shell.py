@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import ssh_server as ssh_server_module
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from seatrial.clock import Deadline
@@ -159,6 +160,25 @@ def test_a_login_that_stalls_ends_at_once_when_the_guard_raises(said: bytes) -> 
         connect(Address(port), "root", RunKey("x"), deadline=Deadline(600), guard=panicked),
     ):
         pass
+
+
+def test_starting_a_command_ends_at_once_when_the_guard_raises(
+    server: Served, run_key: RunKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead, answer = threading.Event(), threading.Event()
+    monkeypatch.setattr(ssh_server_module._Server, "check_channel_exec_request", lambda *_: answer.wait(30))
+
+    def guard() -> None:
+        if dead.is_set():
+            raise BootFatal("the kernel panicked")
+
+    with connect(Address(server.port), "root", run_key, deadline=Deadline(60), guard=guard) as connection:
+        dead.set()
+        limit = Deadline(20)
+        with pytest.raises(BootFatal):
+            connection.open("true", deadline=Deadline(60))
+        assert not limit.is_over
+    answer.set()
 
 
 def test_a_banner_that_trickles_is_given_up_in_time() -> None:

@@ -135,25 +135,37 @@ def _shown(text: str) -> str:
 
 
 @contextlib.contextmanager
-def _ended_by(deadline: Deadline, transport: paramiko.Transport, doing: str) -> Iterator[None]:
+def _ended_by(
+    deadline: Deadline, transport: paramiko.Transport, doing: str, guard: Guard = lambda: None
+) -> Iterator[None]:
     """End whatever paramiko waits for in the block by closing the connection when the deadline is over.
 
     Waits for the answer to a channel request, and for the server to take what we write, have no other end.
+
+    :param guard: called now and then, in another thread; when it raises, the block ends with that.
     """
-    over = threading.Event()
+    over, left = threading.Event(), threading.Event()
+    reasons: list[SeatrialError] = []
 
-    def end() -> None:
-        over.set()
-        transport.close()
+    def end_in_time() -> None:
+        while not left.wait(min(_SLICE_S, deadline.remaining_s)):
+            try:
+                guard()
+            except SeatrialError as exc:
+                reasons.append(exc)
+            if reasons or deadline.is_over:
+                over.set()
+                transport.close()
+                return
 
-    timer = threading.Timer(max(0.0, deadline.remaining_s), end)
-    timer.daemon = True
-    timer.start()
+    threading.Thread(target=end_in_time, name="seatrial-ssh-limit", daemon=True).start()
     try:
         with _translated(doing):
             yield
     except SessionLost as exc:
         _explain(transport, exc)
+        if reasons:
+            raise reasons[0] from exc
         if over.is_set():
             raise SessionLost(
                 f"the guest's SSH server did not answer within {deadline.total_s:.0f} s while {doing}",
@@ -161,7 +173,7 @@ def _ended_by(deadline: Deadline, transport: paramiko.Transport, doing: str) -> 
             ) from exc
         raise
     finally:
-        timer.cancel()
+        left.set()
 
 
 def _explain(transport: paramiko.Transport, cause: Exception | None = None) -> None:
@@ -237,8 +249,9 @@ class Channel:
 class Connection:
     """An authenticated SSH connection."""
 
-    def __init__(self, transport: paramiko.Transport, wire: _Wire, user: str) -> None:
+    def __init__(self, transport: paramiko.Transport, wire: _Wire, user: str, *, guard: Guard = lambda: None) -> None:
         self._transport = transport
+        self._guard = guard
         self._wire = wire
         self.user = user
 
@@ -247,7 +260,7 @@ class Connection:
 
         :raises SessionLost: the connection is gone or the guest opens no channel.
         """
-        with _ended_by(deadline, self._transport, f"starting {command[:60]!r}"):
+        with _ended_by(deadline, self._transport, f"starting {command[:60]!r}", self._guard):
             raw = self._session(deadline)
             raw.exec_command(command)
             return Channel(raw, self._transport)
@@ -315,7 +328,7 @@ def connect(
         # Until somebody is let in, a first boot may still make its host keys.
         address.host_key = seen
         wire.before_login = None
-        yield Connection(transport, wire, user)
+        yield Connection(transport, wire, user, guard=guard)
 
 
 class OnDemand:

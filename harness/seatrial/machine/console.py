@@ -91,6 +91,12 @@ class Console:
         lines = plain(bytes(self._recent)).split("\n")
         return [line for line in lines if line.strip()][-count:]
 
+    def text(self, most: int) -> str:
+        """Return the last ``most`` bytes that are in the file, as text; escape sequences stay."""
+        with self.path.open("rb") as file:
+            file.seek(max(0, self.path.stat().st_size - most))
+            return file.read(most).decode("utf-8", "backslashreplace")
+
     def listen(self, listener: Listener) -> None:
         """Call ``listener`` with every further chunk of bytes, in the reader's thread."""
         self._listeners.append(listener)
