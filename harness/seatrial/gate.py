@@ -11,7 +11,7 @@ from pathlib import Path
 from seatrial import __version__
 from seatrial.clock import utc_now
 from seatrial.errors import BootError, ConfigError, SeatrialError
-from seatrial.evidence.console import plain, with_reasons
+from seatrial.evidence.console import Finding, plain, with_reasons
 from seatrial.evidence.systemd import MANAGER, boot_phases, parse_show
 from seatrial.layout import out_dir
 from seatrial.lynis import judge_guest, lynis_suite
@@ -185,6 +185,10 @@ class Run:
         done = collect(session.facts, checks, flavour=self.candidate.flavour, boot=boot)
         self.progress.phase(f"{done.questions} facts in {done.round_trips} round trips")
 
+    @property
+    def _seen(self) -> tuple[Finding, ...]:
+        return self._watch.findings if self._watch is not None else ()
+
     def _watched(self, watch: Watch) -> None:
         self._watch = watch
 
@@ -235,7 +239,7 @@ class Run:
     def keep_evidence(self, session: Session) -> None:
         """Save the journal and every answer of the guest; one that died after its last check is the run's problem."""
         try:
-            session.boot.guard()
+            session.guard()
         except SeatrialError as exc:
             self.fail(exc)
         with contextlib.suppress(SeatrialError):
@@ -266,6 +270,7 @@ class Run:
                 ready_s=boot.ready_s,
                 state=boot.state,
                 console=boot.console,
+                findings=boot.findings,
             ),
             differences=self.record.differences,
             answers=tuple(session.facts.answers.values()),
@@ -322,8 +327,7 @@ class Run:
         return {name: file for name, file in files.items() if (self.folder / file).exists()}
 
     def _save(self) -> None:
-        seen = self._watch.findings if self._watch is not None else ()
-        findings = with_reasons(seen, self.candidate.flavour.console_accepted)
+        findings = with_reasons(self._seen, self.candidate.flavour.console_accepted)
         self.record = replace(self.record, verdicts=tuple(self._verdicts.values()), findings=findings)
         self._writer.write(self.record)
 

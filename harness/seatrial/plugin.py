@@ -296,7 +296,7 @@ class Gate:
         from seatrial.policy.judge import Outcome
 
         if self.run.session is not None:
-            self.run.session.boot.guard()
+            self.run.session.guard()
         if reason := self.run.falsified.get(self.plan.control_of[item.nodeid]):
             item.stash[_SAID] = (Outcome.NOT_CHECKED, reason)
             pytest.fail(f"not checked: {reason}", pytrace=False)

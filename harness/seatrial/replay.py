@@ -12,6 +12,7 @@ from typing import Any
 from seatrial.check import NotChecked
 from seatrial.clock import utc_now
 from seatrial.errors import ConfigError
+from seatrial.evidence.console import Finding
 from seatrial.gate import Run
 from seatrial.guest.facts import Recorded
 from seatrial.layout import data_dir
@@ -96,7 +97,11 @@ class Replayed(Session):
             ready_s=boot.ready_s,
             state=boot.state,
             console=boot.console,
+            findings=boot.findings,
         )
+
+    def guard(self) -> None:
+        """Find nothing lost: there is no guest."""
 
 
 class Rejudgement(Run):
@@ -143,6 +148,10 @@ class Rejudgement(Run):
 
     def collect_facts(self, session: Session, checks: Sequence[Rehearsal]) -> None:
         """Do nothing: everything that was asked is answered."""
+
+    @property
+    def _seen(self) -> tuple[Finding, ...]:
+        return self._recorded.boot.findings
 
     def keep_evidence(self, session: Session) -> None:
         """Do nothing: the evidence is the facts file."""

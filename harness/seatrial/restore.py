@@ -102,6 +102,13 @@ class Session:
             return True
         return not self.guest.connection.is_alive
 
+    def guard(self) -> None:
+        """Raise when the guest is lost; see :meth:`seatrial.machine.watch.Watch.guard`.
+
+        :raises SeatrialError: what the watch saw.
+        """
+        self.boot.guard()
+
     def restored(self) -> contextlib.AbstractContextManager[Session]:
         """Give an isolated copy of this guest as it was when it was frozen; any number of them, from any thread.
 

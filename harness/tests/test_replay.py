@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-from records import faults
+from records import FINDING, faults
 from seatrial.errors import ConfigError
 from seatrial.guest.facts import Answer
 from seatrial.layout import data_dir
@@ -40,7 +40,13 @@ FACTS = FactsFile(
     user="seatrial",
     image=FactsImage(name="demo.raw", format="raw", size_bytes=4096, sha256="ab" * 32),
     boot=FactsBoot(
-        accelerator="tcg", banner_s=1.0, login_s=2.0, ready_s=3.0, state="running", console="[ 0.0] Linux version 6\n"
+        accelerator="tcg",
+        banner_s=1.0,
+        login_s=2.0,
+        ready_s=3.0,
+        state="running",
+        console="[ 0.0] Linux version 6\n",
+        findings=(FINDING,),
     ),
     differences=(Difference(kind=Kind.DEVICE, text="a disk of virtio", touches=(Touched.TPM,)),),
     answers=(Answer("cat /etc/motd", 0, "welcome\n", ""), Answer("sleep 600", -1, "", "", "it was killed")),
@@ -69,6 +75,7 @@ import pytest
 @pytest.mark.control("motd-there")
 def test_motd(check, facts, boot):
     check.equal(facts.text("cat /etc/motd").strip(), "welcome", what=f"motd under {boot.accelerator}")
+    check.equal([found.sign for found in boot.findings], ["unit-failed"], what="findings")
 
 @pytest.mark.control("live-one")
 def test_live(check, host):

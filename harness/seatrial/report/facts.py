@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from seatrial.errors import ConfigError
+from seatrial.evidence.console import Finding
 from seatrial.guest.facts import Answer
 from seatrial.policy.differences import Difference
 from seatrial.report.atomic import write_atomic
@@ -45,7 +46,7 @@ class FactsImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FactsBoot:
-    """What was known of the boot from outside: seconds since the CPUs started, and the console as plain text."""
+    """What was known of the boot from outside: seconds since the CPUs started, console as plain text, findings."""
 
     accelerator: str
     banner_s: float
@@ -53,6 +54,7 @@ class FactsBoot:
     ready_s: float
     state: str
     console: str
+    findings: tuple[Finding, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
