@@ -38,13 +38,15 @@ __all__ = ["Measurement", "Plan", "Yardstick", "measure"]
 
 # A counted boot takes two to three times as long as a plain one under emulation; a busy host stretches that.
 _COUNTED_FACTOR: Final = 4
+_WALL: Final = "the host's monotonic clock"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """How to measure: at least ``boots``, up to ``cap`` while the verdict is open; which boots, on which clock.
 
-    ``smbios`` are further strings for the guest (systemd credentials), by which the benchmark plants its slow units.
+    A counted boot takes its chance from a seed: the first boot from ``first_seed``, the next from the one after it.
+    ``warm_up`` boots once on the wall clock without counting it; a caller that has done so need not again.
     """
 
     boots: int
@@ -53,7 +55,7 @@ class Plan:
     which: Literal["first", "later"] = "first"
     shift: int = 1
     first_seed: int = 1
-    smbios: tuple[str, ...] = ()
+    warm_up: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,11 +212,14 @@ def _counted_state(
 
 @contextlib.contextmanager
 def _wall_state(candidate: Candidate, plan: Plan, choice: Choice, folder: Path, progress: Progress) -> Iterator[_State]:
+    if not plan.warm_up and plan.which == "first":
+        yield _State(choice=choice, disk=None, discarded=0, steps=_WALL)
+        return
     with nameless_overlay(candidate.image.disk_bytes, folder) as disk:
         progress.phase("a boot that does not count: it warms the host's caches")
         _first_boot(candidate, plan, _launch(candidate, plan, choice, folder, disk=disk, seed=None), progress)
         kept = disk if plan.which == "later" else None
-        yield _State(choice=choice, disk=kept, discarded=1, steps="the host's monotonic clock")
+        yield _State(choice=choice, disk=kept, discarded=1, steps=_WALL)
 
 
 def _first_boot(candidate: Candidate, plan: Plan, launch: Launch, progress: Progress) -> None:
@@ -260,8 +265,7 @@ def _launch(
     candidate: Candidate, plan: Plan, choice: Choice, folder: Path, *, disk: int | None, seed: int | None
 ) -> Launch:
     launch = launch_of(candidate, choice, folder, run="seatrial-boot-time", key=_key(plan))
-    provision = replace(launch.provision, smbios=(*launch.provision.smbios, *plan.smbios))
-    launch = replace(launch, provision=provision, disk=disk)
+    launch = replace(launch, disk=disk)
     if plan.clock == "wall":
         return launch
     # Instructions of two CPUs would interleave as the host likes.

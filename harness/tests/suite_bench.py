@@ -18,6 +18,7 @@ from seatrial.guest.facts import Facts
 from seatrial.layout import data_dir
 from seatrial.machine.console import console_table
 from seatrial.policy.controls import Control, parse_controls
+from seatrial.policy.flavours import Budgets
 from seatrial.policy.judge import Outcome, judge
 from seatrial.suites import read_flavour
 
@@ -38,6 +39,7 @@ class Guest:
     tries: dict[str, tuple[int, str]] = field(default_factory=dict)
     boot: dict[str, Any] = field(default_factory=dict)
     flavour: str = "debian-immutable"
+    budgets: Budgets | None = None
 
     def run(self, command: str, *, timeout_s: float | None = None) -> tuple[int, bytes, bytes]:
         """Answer as the guest's shell would; a question that was never recorded is a fault of the test."""
@@ -105,7 +107,9 @@ class Bench:
             "row": self.controls[control],
             "facts": Facts(guest),
             "check": check,
-            "flavour": read_flavour(guest.flavour),
+            "flavour": read_flavour(guest.flavour).model_copy(
+                update={"budgets": guest.budgets} if guest.budgets else {}
+            ),
             "host": Host(guest),
             "boot": SimpleNamespace(**boot, findings=scanner.findings.all),
         }

@@ -7,8 +7,11 @@ from collections.abc import Callable
 
 import pytest
 from seatrial.clock import utc_now
+from seatrial.evidence.boot_units import UNITS
 from seatrial.evidence.journal import COREDUMPS, ERRORS, KERNEL
+from seatrial.evidence.latency import CYCLICTEST, PREEMPT
 from seatrial.evidence.systemd import JOBS, MANAGER, SERVICES, UNSETTLED
+from seatrial.policy.flavours import Budgets
 from seatrial.policy.judge import Outcome
 from suite_bench import Guest, all_of, bench, recorded
 
@@ -35,6 +38,8 @@ def guest() -> Guest:
             COREDUMPS: "",
             MESSAGES.DUMPED: "",
             WARNINGS: "",
+            UNITS: recorded("boot/units"),
+            PREEMPT: recorded("boot/preempt"),
             SYSTEM.CLOCKSOURCE: recorded("boot/clocksource"),
             SYSTEM.ENTROPY: recorded("boot/entropy"),
             SYSTEM.MACHINE_ID: recorded("boot/identity"),
@@ -133,12 +138,24 @@ DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
     ),
     "a slow initrd": (times(initrd=6, userspace=137, finish=149), {"bt-phases"}),
     "slow as a whole": (times(initrd=59, userspace=170, finish=300), {"bt-total"}),
+    "a slow unit": (
+        edit(UNITS, "ActiveEnterTimestampMonotonic=25971521", "ActiveEnterTimestampMonotonic=225971521"),
+        {"bt-unit-budget"},
+    ),
+    "a kernel that does not preempt": (edit(PREEMPT, "voluntary", "none"), {"lat-preempt-model"}),
     "a late login": (lambda g: g.boot.update(login_s=900.0), {"bt-ssh-ready"}),
 }
 
 
+def red_on(g: Guest) -> dict[str, str]:
+    """Return what is red, but latency: no flavour of ours promises one, so its control does not apply."""
+    red = SUITE.red(g, "general-purpose")
+    assert red.pop("lat-cyclictest").startswith("not-applicable")
+    return red
+
+
 def test_good_boot_passes_every_control() -> None:
-    assert SUITE.red(guest(), "general-purpose") == {}
+    assert red_on(guest()) == {}
 
 
 @pytest.mark.parametrize("name", DEFECTS)
@@ -146,16 +163,52 @@ def test_defect_turns_exactly_its_controls_red(name: str) -> None:
     seed, expected = DEFECTS[name]
     broken = guest()
     seed(broken)
-    red = SUITE.red(broken, "general-purpose")
+    red = red_on(broken)
     assert red.keys() == expected, red
     assert all(why.startswith("fail") for why in red.values()), red
 
 
 def test_every_control_has_a_defect() -> None:
-    assert set().union(*(controls for _seed, controls in DEFECTS.values())) == SUITE.controls.keys()
+    elsewhere = {"lat-cyclictest"}  # see below: it needs a flavour that promises latency
+    assert set().union(*(controls for _seed, controls in DEFECTS.values())) | elsewhere == SUITE.controls.keys()
 
 
-@pytest.mark.parametrize("control", ["bt-total", "bt-phases", "bt-ssh-ready"])
+def promised(longest_us: float, *, accelerator: str = "kvm", cycles: int = 50_000) -> Guest:
+    """Return a guest with cyclictest, whose flavour promises wake-ups within 500 microseconds."""
+    g = guest()
+    g.boot["accelerator"] = accelerator
+    g.budgets = Budgets(latency={"max_us": 500})
+    g.answers["command -v cyclictest"] = "/usr/bin/cyclictest\n"
+    threads = {"0": {"min": 3, "avg": 9.5, "max": longest_us, "cycles": cycles}}
+    g.answers[CYCLICTEST.format(program="/usr/bin/cyclictest")] = json.dumps({"thread": threads})
+    return g
+
+
+@pytest.mark.parametrize(("longest", "outcome"), [(450, Outcome.PASS), (900, Outcome.FAIL)])
+def test_latency_is_judged_by_the_promise_of_the_flavour(longest: float, outcome: Outcome) -> None:
+    assert SUITE.outcome("lat-cyclictest", promised(longest)) == outcome
+
+
+def test_latency_of_emulation_says_nothing_of_the_image() -> None:
+    assert SUITE.outcome("lat-cyclictest", promised(1, accelerator="tcg")) == Outcome.NOT_CHECKED
+
+
+def test_cyclictest_that_never_woke_up_measured_nothing() -> None:
+    assert SUITE.outcome("lat-cyclictest", promised(0, cycles=0)) == Outcome.ERROR
+
+
+def test_flavour_that_promises_no_latency_is_not_measured() -> None:
+    assert SUITE.outcome("lat-cyclictest", guest()) == Outcome.NOT_APPLICABLE
+
+
+def test_unit_that_may_be_slow_is_not_red() -> None:
+    slow = guest()
+    DEFECTS["a slow unit"][0](slow)
+    slow.budgets = Budgets(tcg={"unit_s": 120}, slow_units=("serial-getty@*",))
+    assert SUITE.outcome("bt-unit-budget", slow) == Outcome.PASS
+
+
+@pytest.mark.parametrize("control", ["bt-total", "bt-phases", "bt-ssh-ready", "bt-unit-budget"])
 def test_time_without_a_budget_of_its_accelerator_is_not_checked(control: str) -> None:
     strange = guest()
     strange.boot["accelerator"] = "hvf"

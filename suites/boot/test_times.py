@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from seatrial.check import Check
+from seatrial.evidence.boot_units import UNITS, parse_unit_times
 from seatrial.evidence.systemd import MANAGER, Phases, boot_phases, parse_show
 from seatrial.guest.facts import Facts
 from seatrial.policy.budgets import compare_with_budget
@@ -53,3 +54,24 @@ def test_every_phase_keeps_to_its_budget(facts: Facts, flavour: Flavour, boot: B
 def test_login_comes_in_time(flavour: Flavour, boot: BootFacts, check: Check) -> None:
     """From power-on to the first command over SSH, by this computer's clock."""
     _judge({"ssh_s": boot.login_s}, flavour, boot, check)
+
+
+@pytest.mark.control("bt-unit-budget")
+def test_no_unit_takes_too_long(facts: Facts, flavour: Flavour, boot: BootFacts, check: Check) -> None:
+    """Each unit became active within the limit, but those that may be slow, and devices, which are only waited for."""
+    units = parse_unit_times(facts.text(UNITS))
+    limit = flavour.budgets.unit_limit(boot.accelerator)
+    if limit is None:
+        check.not_checked(
+            f"flavour {flavour.name!r} has no unit_s in budgets.{boot.accelerator}; "
+            "a budget of another accelerator judges nothing"
+        )
+    slow = [
+        f"{unit.name} ({unit.took_s:.1f} s)"
+        for unit in units.values()
+        if unit.took_s is not None
+        and unit.took_s > limit
+        and not unit.name.endswith(".device")
+        and not flavour.budgets.is_slow(unit.name)
+    ]
+    check.nothing(slow, expected=f"every unit started within {limit:g} s under {boot.accelerator}")

@@ -13,7 +13,17 @@ from seatrial.evidence.boot_units import Units
 from seatrial.report.decode import Fault, decode
 from seatrial.report.record import plain
 
-__all__ = ["VERSION", "BootRecord", "HostFacts", "Sample", "Span", "read_boot_record", "spans", "to_json"]
+__all__ = [
+    "VERSION",
+    "BootRecord",
+    "HostFacts",
+    "Sample",
+    "Span",
+    "read_boot_record",
+    "sample_from_json",
+    "spans",
+    "to_json",
+]
 
 VERSION: Final = 1
 
@@ -111,6 +121,14 @@ def spans(units: Units) -> tuple[Span, ...]:
     """Return ``units`` in the order of their start."""
     ordered = sorted(units.values(), key=lambda unit: (unit.started_s, unit.name))
     return tuple(Span(name=u.name, started_s=u.started_s, done_s=u.done_s) for u in ordered)
+
+
+def sample_from_json(value: object) -> Sample:
+    """Return the sample that :func:`seatrial.report.record.plain` made ``value`` of.
+
+    :raises ValueError: it is none.
+    """
+    return decode(Sample, value)
 
 
 def to_json(record: BootRecord) -> str:
