@@ -32,6 +32,7 @@ from seatrial.session import Candidate, examine
 
 RESULTS = out_dir() / "bench-boot.jsonl"
 PHASES = ("kernel_s", "initrd_s", "userspace_s")
+KINDS = ("counted", "sleep", "cpu", "same", "wall")
 # The unit that the slow images slow down: on the critical chain, a few hundredths of a second by itself.
 VICTIM = "systemd-user-sessions.service"
 SHARE = 0.02
@@ -44,6 +45,7 @@ def main() -> int:
     """Boot, append, print and save; exit status 1 when a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-n", type=int, default=8, help="boots of each kind (default 8)")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, help="only boots of these kinds")
     parser.add_argument("--fresh", action="store_true", help="forget the boots of earlier runs")
     parser.add_argument("--report", action="store_true", help="boot nothing, print what there is")
     options = parser.parse_args()
@@ -51,23 +53,25 @@ def main() -> int:
         RESULTS.unlink(missing_ok=True)
     if not options.report:
         image = built("immutable", say=lambda text: print(text, file=sys.stderr), deadline=Deadline(3600))
-        boot_all(image, options.n)
+        boot_all(image, options.n, options.kinds)
     return save(rows(results(), options.n), out_dir() / "bench-boot.json")
 
 
-def boot_all(image: Path, number: int) -> None:
-    """Boot every kind ``number`` times, as far as that has not been done."""
+def boot_all(image: Path, number: int, kinds: Sequence[str]) -> None:
+    """Boot each of ``kinds`` ``number`` times, as far as that has not been done."""
     plain = candidate_of(image)
     for turn in range(number):
-        if done("counted") <= turn:
+        due = [kind for kind in KINDS if kind in kinds and done(kind) <= turn]
+        if "counted" in due:
             keep("counted", counted_boot(plain, seed=turn + 1))
-        slow = {"cpu": cpu_rounds(plain), "sleep": round(SHARE * total_of("counted"), 3)}
-        for kind, amount in slow.items():
-            if done(kind) <= turn:
-                keep(kind, counted_boot(candidate_of(slowed(image, kind, amount)), seed=turn + 1))
-        if done("same") <= turn < max(2, number // 2):
+        if "sleep" in due:
+            seconds = round(SHARE * total_of("counted"), 3)
+            keep("sleep", counted_boot(candidate_of(slowed(image, "sleep", seconds)), seed=turn + 1))
+        if "cpu" in due:
+            keep("cpu", counted_boot(candidate_of(slowed(image, "cpu", cpu_rounds(plain))), seed=turn + 1))
+        if "same" in due and turn < number // 2:
             keep("same", counted_boot(plain, seed=1))
-        if done("wall") <= turn:
+        if "wall" in due:
             keep("wall", wall_boot(plain))
 
 
@@ -79,12 +83,12 @@ def candidate_of(image: Path) -> Candidate:
 
 def counted_boot(candidate: Candidate, *, seed: int) -> Sample:
     """Return one boot on the counted clock."""
-    return _boot(candidate, Plan(boots=1, cap=1, clock="counted", first_seed=seed))
+    return _boot(candidate, Plan(boots=1, cap=1, clock="counted", first_seed=seed, drawing=False))
 
 
 def wall_boot(candidate: Candidate) -> Sample:
     """Return one boot on the wall clock, with two CPUs as the machine has them."""
-    return _boot(candidate, Plan(boots=1, cap=1, clock="wall", warm_up=not done("wall")))
+    return _boot(candidate, Plan(boots=1, cap=1, clock="wall", warm_up=False, drawing=False))
 
 
 def _boot(candidate: Candidate, plan: Plan) -> Sample:
@@ -183,7 +187,7 @@ def rows(found: dict[str, list[Sample]], number: int) -> list[Row]:
     same = [*found.get("counted", [])[:1], *found.get("same", [])]
     result = [
         Row.at_least(f"boots of the kind {kind!r}", len(found.get(kind, ())), number if kind != "same" else number // 2)
-        for kind in ("counted", "same", "cpu", "sleep", "wall")
+        for kind in KINDS
     ]
     for name, samples in (("same seed", same), ("other seeds", found.get("counted", []))):
         if len(samples) > 1:

@@ -133,14 +133,16 @@ def _until_over(boot: Boot, deadline: Deadline) -> float:
             return now
 
 
-def observe(facts: Facts) -> Seen:
+def observe(facts: Facts, *, drawing: bool = True) -> Seen:
     """Return what the guest tells of its boot, from time stamps; its prose is compared with them.
+
+    :param drawing: also have the guest draw its boot, which costs it seconds.
 
     :raises ObservationError: the boot is not finished, or the answers make no sense.
     """
     if not facts.lines(_HAS_SYSTEMD):
         return Seen()
-    facts.ask_all([MANAGER, UNITS, DEFAULT_TARGET, ANALYZE, PLOT])
+    facts.ask_all([MANAGER, UNITS, DEFAULT_TARGET, ANALYZE, *([PLOT] if drawing else [])])
     phases = boot_phases(parse_show(facts.text(MANAGER)))
     units = parse_unit_times(facts.text(UNITS))
     (target,) = facts.lines(DEFAULT_TARGET)
@@ -151,7 +153,7 @@ def observe(facts: Facts) -> Seen:
         units=units,
         chain=critical_chain(units, target.strip(), since_s=started),
         odd=_odd(facts, phases),
-        plot=_optional(facts, PLOT),
+        plot=_optional(facts, PLOT) if drawing else "",
     )
 
 

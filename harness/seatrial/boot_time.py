@@ -47,6 +47,7 @@ class Plan:
 
     A counted boot takes its chance from a seed: the first boot from ``first_seed``, the next from the one after it.
     ``warm_up`` boots once on the wall clock without counting it; a caller that has done so need not again.
+    ``drawing``: the guest draws its own picture of the boot as evidence.
     """
 
     boots: int
@@ -56,6 +57,7 @@ class Plan:
     shift: int = 1
     first_seed: int = 1
     warm_up: bool = True
+    drawing: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,7 +241,7 @@ def _boot(candidate: Candidate, plan: Plan, state: _State, folder: Path, *, numb
         launch = _launch(candidate, plan, state.choice, folder, disk=disk, seed=seed)
         patience = _patience(candidate, plan, state.choice)
         measured = stack.enter_context(measured_boot(launch, _key(plan), patience, progress))
-        seen = observe(Facts(measured.guest.shell))
+        seen = observe(Facts(measured.guest.shell), drawing=plan.drawing)
         _refuse_disturbed(seen, measured)
         seen.keep_plot(folder / f"systemd-analyze-plot-{number + 1}.svg")
         guest = measured.guest
