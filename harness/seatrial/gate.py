@@ -22,6 +22,7 @@ from seatrial.machine.watch import SCREENSHOT, Watch
 from seatrial.policy.controls import Control, verdict_on
 from seatrial.policy.differences import Difference, falsifying
 from seatrial.policy.judge import Decision, Outcome, Verdict
+from seatrial.policy.writes import PROBE, judge_writes
 from seatrial.progress import Progress
 from seatrial.rehearsal import Rehearsal, collect
 from seatrial.report.facts import FACTS_FORMAT, FACTS_VERSION, FactsBoot, FactsFile, FactsImage, write_facts
@@ -41,6 +42,7 @@ from seatrial.report.write import write_reports
 from seatrial.restore import FREEZABLE, RESTORED
 from seatrial.session import Candidate, Session, booted
 from seatrial.suites import Suite
+from seatrial.writes import EVIDENCE, DiskWatch, disk_watch, facts_of, keep
 
 __all__ = ["Run"]
 
@@ -147,28 +149,48 @@ class Run:
 
         :raises SeatrialError: it did not come up, or this host cannot boot it.
         """
-        with booted(
-            self.candidate,
-            self.folder,
-            run=self.record.run,
-            progress=self.progress,
-            describe=self._describe,
-            is_cloneable=is_cloneable,
-            watched=self._watched,
-        ) as session:
-            guest = session.guest
-            times = BootTimes(banner_s=guest.banner_s, login_s=guest.login_s, ready_s=guest.ready_s, state=guest.state)
-            self.record = replace(self.record, boot=times)
-            self._save()
-            self.session = session
-            if is_cloneable and session.restorer is not None:
-                self.progress.phase("freezing the guest for copies")
-                session.restorer.freeze(session)
-            try:
-                yield session
-            finally:
-                self._keep_restores(session)
-                self.session = None
+        with contextlib.ExitStack() as beyond_the_end:
+            with booted(
+                self.candidate,
+                self.folder,
+                run=self.record.run,
+                progress=self.progress,
+                describe=self._describe,
+                is_cloneable=is_cloneable,
+                watched=self._watched,
+            ) as session:
+                disk = beyond_the_end.enter_context(disk_watch(session.boot))
+                yield from self._ready(session, is_cloneable=is_cloneable)
+            self._judge_disk(disk)
+
+    def _ready(self, session: Session, *, is_cloneable: bool) -> Iterator[Session]:
+        guest = session.guest
+        times = BootTimes(banner_s=guest.banner_s, login_s=guest.login_s, ready_s=guest.ready_s, state=guest.state)
+        self.record = replace(self.record, boot=times)
+        self._save()
+        self.session = session
+        if is_cloneable and session.restorer is not None:
+            self.progress.phase("freezing the guest for copies")
+            session.restorer.freeze(session)
+        try:
+            yield session
+        finally:
+            self._keep_restores(session)
+            self.session = None
+
+    def _judge_disk(self, disk: DiskWatch) -> None:
+        """Keep what the guest wrote to its disk, and judge it; when it cannot be told, its controls are in error."""
+        image, flavour = self.candidate.image, self.candidate.flavour
+        judged = [(s, c) for s, c in self.controls.values() if c.probe_kind == PROBE and flavour.kind in c.applies_to]
+        try:
+            found = disk.written(image)
+            self.record = replace(self.record, disk_writes=facts_of(found, flavour))
+            keep(found, self.folder)
+            verdicts = [judge_writes(control, suite.name, flavour, found) for suite, control in judged]
+        except SeatrialError as exc:
+            verdicts = [verdict_on(c, s.name, Outcome.ERROR, because=exc.message) for s, c in judged]
+        for verdict in verdicts:
+            self.add(verdict)
 
     def _keep_restores(self, session: Session) -> None:
         if session.restorer is not None and session.restorer.restores is not None:
@@ -323,6 +345,7 @@ class Run:
             "qemu": "qemu.log",
             "restored": "restored",
             "screenshot": SCREENSHOT,
+            "disk-writes": EVIDENCE,
         }
         return {name: file for name, file in files.items() if (self.folder / file).exists()}
 

@@ -11,6 +11,7 @@ from seatrial.errors import ConfigError, NotRecorded, SeatrialError
 from seatrial.policy.controls import Control, verdict_on
 from seatrial.policy.flavours import Flavour
 from seatrial.policy.judge import Observation, Outcome, Severity, Verdict, judge
+from seatrial.policy.writes import PROBE as WRITTEN_FROM_OUTSIDE
 from seatrial.suites import Suite, Suites
 
 __all__ = ["Collected", "Ended", "Plan", "make_plan", "probe_rows", "without_live_checks"]
@@ -114,14 +115,22 @@ def make_plan(tables: Suites, checks: Sequence[Collected], flavour: Flavour, *, 
     return Plan(
         suites=tuple(listed),
         control_of=control_of,
-        unchecked={c.id: reason for c in controls if c.id not in checked and c.id not in left_out},
+        unchecked={
+            c.id: reason
+            for c in controls
+            if c.id not in checked and c.id not in left_out and c.probe_kind != WRITTEN_FROM_OUTSIDE
+        },
         not_applicable=left_out,
     )
 
 
 def without_live_checks(plan: Plan, nodes: Collection[str]) -> Plan:
-    """Return ``plan`` without the controls of the checks ``nodes``, which only a guest can answer; they are named."""
-    live = {plan.control_of[node] for node in nodes} - plan.not_applicable
+    """Return ``plan`` without the controls that only a guest can answer, which are named.
+
+    They are those of the checks ``nodes``, and those that are judged by what a guest has written to its disk.
+    """
+    outside = {c.id for suite in plan.suites for c in suite.controls if c.probe_kind == WRITTEN_FROM_OUTSIDE}
+    live = ({plan.control_of[node] for node in nodes} | outside) - plan.not_applicable
     suites = tuple(replace(s, controls=tuple(c for c in s.controls if c.id not in live)) for s in plan.suites)
     return replace(
         plan,

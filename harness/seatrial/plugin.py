@@ -201,10 +201,11 @@ class Gate:
         from seatrial.plan import make_plan, without_live_checks
 
         checks = [_collected(item) for item in items]
-        live = {item.nodeid for item in items if _needs(item) is None} if self.candidate.settings.facts else set()
         with _user_errors():
             plan = make_plan(_tables(config), checks, self.candidate.flavour, root=config.rootpath)
-            plan = self.plan = without_live_checks(plan, live)
+            if self.candidate.settings.facts:
+                plan = without_live_checks(plan, {item.nodeid for item in items if _needs(item) is None})
+        self.plan = plan
         config.hook.pytest_deselected(items=[item for item in items if not plan.applies(item.nodeid)])
         items[:] = [item for item in items if plan.applies(item.nodeid)]
         redirect(items)

@@ -16,6 +16,7 @@ from seatrial.policy.judge import Decision, Outcome, Severity, Verdict
 from seatrial.report.record import (
     SCHEMA_VERSION,
     BootTimes,
+    DiskWrites,
     FlavourFacts,
     ImageFacts,
     MachineFacts,
@@ -74,6 +75,19 @@ def verdict(control: str = "kernel-lockdown", outcome: Outcome = Outcome.PASS, *
         "seconds": 0.25,
     }
     return Verdict(control=control, outcome=outcome, **{**texts, **other})
+
+
+def disk_writes(**other: Any) -> DiskWrites:
+    given: dict[str, Any] = {
+        "number": 1,
+        "label": "root",
+        "type": "0x83",
+        "size_bytes": 1 << 20,
+        "written_bytes": 65536,
+        "changed_bytes": 512,
+        "immutable": False,
+    }
+    return DiskWrites(**{**given, **other})
 
 
 def record(*verdicts: Verdict, **other: Any) -> Record:

@@ -36,6 +36,7 @@ FLOORS = (
         "boot_sample",
         "boot_time",
         "boot_time_run",
+        "writes",
     },
     {"plugin", "copies", "cli", "__main__"},
 )

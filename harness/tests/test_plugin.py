@@ -13,7 +13,10 @@ from typing import Any
 
 import pytest
 import seatrial.gate
+import seatrial.writes
 from seatrial.errors import BootFatal, HostError, KernelPanic, ObservationError, SessionLost
+from seatrial.evidence.disk.partitions import Region
+from seatrial.evidence.disk.writes import Change
 from seatrial.guest.backend import new_host
 from seatrial.guest.facts import Facts
 from seatrial.guest.ssh import RunKey
@@ -190,6 +193,8 @@ class FakeBoot:
     console = SimpleNamespace(path=Path("/dev/null"), text=lambda _most: "")
     launch = SimpleNamespace(choice=SimpleNamespace(accelerator="tcg"))
     watch = SimpleNamespace(findings=())
+    overlays = ()
+    process = SimpleNamespace(status=0)
 
     def guard(self) -> None:
         if Path("panicked").exists():
@@ -354,6 +359,39 @@ def test_a_control_falsified_by_nobody_knows_what_is_a_fault_of_the_table(
     result = run(pytester, image(pytester), "--flavour=debian-general", suite(pytester, table=table))
     assert result.ret != 0
     assert "first-control: falsified-by" in result.stderr.str() + result.stdout.str()
+
+
+OUTSIDE = """
+[[control]]
+id = "written-outside"
+title = "Nothing was written"
+severity = "high"
+rationale = "Because."
+remedy = "Mend it."
+refs = []
+applies-to = ["general-purpose", "immutable-host"]
+probe = { written-from-outside = "immutable-partitions" }
+"""
+
+
+def test_a_disk_that_cannot_be_read_is_an_error_of_the_control_that_has_no_check(judged: Judged) -> None:
+    result, record = judged(CHECKS, table=TABLE + OUTSIDE)
+    (verdict,) = (v for v in record["verdicts"] if v["control"] == "written-outside")
+    assert (result.ret, record["decision"], verdict["outcome"]) == (1, "reject", "error")
+    assert verdict["because"].startswith("what the guest wrote to the disk cannot be told: it is not a chain")
+    assert record["disk_writes"] == []
+
+
+def test_the_disk_is_judged_when_the_guest_has_ended(judged: Judged, monkeypatch: pytest.MonkeyPatch) -> None:
+    region = Region(number=1, label="\x1b[2Jroot", kind="", start=0, end=512)
+    found = (Change(region=region, written_bytes=512, changed_bytes=512, runs=((0, 512),)),)
+    monkeypatch.setattr(seatrial.writes, "written_to", lambda _image, _overlays: found)
+    result, record = judged(CHECKS, table=TABLE + OUTSIDE)
+    assert outcomes(record)["written-outside"] == "not-applicable"
+    assert [(row["label"], row["changed_bytes"]) for row in record["disk_writes"]] == [("\x1b[2Jroot", 512)]
+    assert record["evidence"]["disk-writes"] == "disk-writes.json"
+    result.stdout.fnmatch_lines(["*disk *changed: 1 ?x1b*2Jroot 512 B*"])
+    assert "\x1b[2J" not in result.stdout.str()
 
 
 def test_a_plain_test_beside_the_controls_counts(judged: Judged) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lxml import html
-from records import FINDING, HOSTILE, PANIC, boot_failure, record, reject, release, verdict
+from records import FINDING, HOSTILE, PANIC, boot_failure, disk_writes, record, reject, release, verdict
 from seatrial.policy.judge import Outcome, Severity
 from seatrial.report.html import html_page
 from seatrial.report.record import Record, read_record, to_json
@@ -170,3 +170,10 @@ def test_a_hostile_finding_is_shown_and_not_obeyed() -> None:
 
 def test_the_page_says_when_a_boot_failed() -> None:
     assert "12.5 s after power-on, phase initrd" in text(page(boot_failure()).body)
+
+
+def test_the_parts_of_the_disk_are_told_with_hostile_labels_escaped() -> None:
+    page = html_page(record(verdict(), disk_writes=(disk_writes(label="<b>usr", immutable=True),)))
+    assert "What the guest wrote to its disk" in page
+    assert "1 &lt;b&gt;usr (immutable!) 512 B" in page
+    assert "What the guest wrote to its disk" not in html_page(record(verdict()))

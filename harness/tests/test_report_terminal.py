@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from records import FINDING, HOSTILE, PANIC, boot_failure, record, reject, release, verdict
+from records import FINDING, HOSTILE, PANIC, boot_failure, disk_writes, record, reject, release, verdict
 from seatrial.policy.judge import Outcome
 from seatrial.report.record import Record
 from seatrial.report.summary import headline
@@ -139,3 +139,13 @@ def test_a_hostile_finding_is_shown_as_escapes() -> None:
     told = "".join(summary_lines(record(findings=(replace(FINDING, line=HOSTILE, title=HOSTILE),)), FOLDER))
     assert "\x1b" not in told
     assert "\u202e" not in told
+
+
+def test_what_was_written_to_the_disk_is_one_line() -> None:
+    parts = (
+        disk_writes(number=1, label="esp"),
+        disk_writes(number=2, label="usr", immutable=True, changed_bytes=0),
+        disk_writes(number=3, label="root", changed_bytes=3 << 20),
+    )
+    shown = "\n".join(summary_lines(record(verdict(), disk_writes=parts), Path("out"), width=120))
+    assert "disk      changed: 3 root 3.0 MiB, 1 esp 512 B; unchanged as it must be: 2 usr" in shown

@@ -101,6 +101,12 @@ class Boot:
     watch: Watch
 
     @property
+    def overlays(self) -> tuple[int, ...]:
+        """Return descriptors of what the guest writes its disk to, the topmost first; their owner closes them."""
+        frozen = self.storage.frozen_fd
+        return (self.storage.overlay_fd, *(() if frozen is None else (frozen,)))
+
+    @property
     def elapsed_s(self) -> float:
         """Return the seconds since the CPUs started."""
         return monotonic_s() - self.started_s

@@ -18,6 +18,7 @@ from seatrial.report.summary import (
     acceptance,
     accepted,
     against,
+    disk_told,
     grounds,
     says_more,
     waivers_to_mend,
@@ -75,6 +76,7 @@ def html_page(record: Record, console_tail: tuple[str, ...] = ()) -> str:
         console_tail=console_tail,
         passes=with_outcome(record, Outcome.PASS),
         not_applicable=with_outcome(record, Outcome.NOT_APPLICABLE),
+        disk_told=disk_told(record),
         links=[(name, file) for name, file in record.evidence.items()],
     )
 

@@ -22,6 +22,7 @@ from seatrial.report.decode import Fault, decode
 __all__ = [
     "SCHEMA_VERSION",
     "BootTimes",
+    "DiskWrites",
     "FlavourFacts",
     "ImageFacts",
     "MachineFacts",
@@ -125,6 +126,23 @@ class RestoreFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DiskWrites:
+    """What the guest wrote to one part of its disk, read from outside after it had ended.
+
+    ``number`` is the partition's; 0 is what is in none: the ``partition-table`` and the ``unpartitioned`` rest.
+    ``written_bytes`` counts whole clusters (64 KiB) of the overlay, ``changed_bytes`` sectors whose content differs.
+    """
+
+    number: int
+    label: str
+    type: str
+    size_bytes: int
+    written_bytes: int
+    changed_bytes: int
+    immutable: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """Why the run could not judge, and the exit status that says so. ``console_tail`` holds the last console lines.
 
@@ -147,6 +165,7 @@ class Record:
 
     ``differences`` holds every way in which the run differs from how the image ships; ``evidence`` maps a name to a
     file relative to the folder. ``waivers`` says what became of each accepted failure that this flavour has.
+    ``disk_writes`` is empty when it was not looked at.
     """
 
     schema_version: int
@@ -169,6 +188,7 @@ class Record:
     evidence: Mapping[str, str]
     replay: Replay | None = None
     waivers: tuple[WaiverNote, ...] = ()
+    disk_writes: tuple[DiskWrites, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a release that the rest of the record contradicts.

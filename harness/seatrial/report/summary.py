@@ -10,7 +10,8 @@ from typing import Final
 
 from seatrial.policy.judge import Outcome, Severity, Verdict, Waived
 from seatrial.policy.waivers import State, WaiverNote
-from seatrial.report.record import Record, counts, reasons_to_reject, waived_count
+from seatrial.report.record import DiskWrites, Record, counts, reasons_to_reject, waived_count
+from seatrial.report.text import one_line, size
 
 __all__ = [
     "WORDS",
@@ -19,6 +20,7 @@ __all__ = [
     "accepted",
     "against",
     "console_tail",
+    "disk_told",
     "grounds",
     "headline",
     "run_reasons",
@@ -37,6 +39,7 @@ WORDS: Final[Mapping[Outcome, str]] = {
 _SHOWN_FIRST = (Outcome.FAIL, Outcome.ERROR, Outcome.NOT_CHECKED)
 _MANY = 4
 _MOST_TAIL = 65_536
+_MOST_PARTS = 6
 _SEVERITIES = tuple(Severity)
 # Colours and cursor moves: half of a console log, and of no use in a report. Any other escape stays, and is shown.
 _COLOURS = re.compile(r"\x1b\[[0-?]{0,32}[@-~]")
@@ -146,3 +149,19 @@ def _last_lines(path: Path) -> tuple[str, ...]:
     except OSError:
         return ()
     return tuple(re.split(r"[\r\n]+", text))
+
+
+def disk_told(record: Record) -> str:
+    """Return in one line which parts of the disk the guest changed, and which immutable ones it did not."""
+    changed = sorted((w for w in record.disk_writes if w.changed_bytes), key=lambda w: -w.changed_bytes)
+    told = [
+        f"{_part(w)}{' (immutable!)' if w.immutable else ''} {size(w.changed_bytes)}" for w in changed[:_MOST_PARTS]
+    ]
+    more = [f"{len(changed) - _MOST_PARTS} more"] if len(changed) > _MOST_PARTS else []
+    kept = [_part(w) for w in record.disk_writes if w.immutable and not w.changed_bytes]
+    untouched = f"; unchanged as it must be: {', '.join(dict.fromkeys(kept))}" if kept else ""
+    return f"changed: {', '.join(told + more) or 'nothing'}{untouched}"
+
+
+def _part(writes: DiskWrites) -> str:
+    return f"{writes.number} {one_line(writes.label or writes.type)}" if writes.number else writes.label

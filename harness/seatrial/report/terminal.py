@@ -16,6 +16,7 @@ from seatrial.report.summary import (
     accepted,
     against,
     console_tail,
+    disk_told,
     headline,
     run_reasons,
     says_more,
@@ -101,6 +102,8 @@ def _subject(record: Record, page: _Page) -> Iterator[str]:
         yield from page.field("boot", ", ".join(f"{name} {duration(at)}" for at, name in steps) + f" ({boot.state})")
     if record.restores is not None:
         yield from page.field("copies", _restored(record.restores))
+    if record.disk_writes:
+        yield from page.field("disk", disk_told(record))
     yield ""
 
 
