@@ -20,6 +20,7 @@ from seatrial.evidence.disk.partitions import TABLE, UNUSED, Region, regions
 from seatrial.evidence.disk.qcow2 import clusters
 from seatrial.evidence.disk.reading import Fault, Read
 from seatrial.evidence.disk.writes import Change, changes, layers, named, unmatched
+from seatrial.machine import audit
 from seatrial.machine.audit import written_to
 from seatrial.machine.disk import Image, nameless_overlay, open_image
 from seatrial.plan import Plan, without_live_checks
@@ -144,6 +145,15 @@ def test_other_formats_are_compared_as_well(driver: str, options: str, tmp_path:
     path = converted(disk(tmp_path), driver, options)
     seen = found(path, tmp_path, f"write -P 7 {USR_START + 4096} 512", f"write -P 0 {ROOT} 64k")
     assert changed(seen) == {"2 usr_1.0": 512}
+
+
+def test_a_disk_that_is_not_raw_is_read_exactly_across_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "_PIECE", MIB)
+    raw = disk(tmp_path)
+    content = raw.read_bytes()
+    with audit.disk_reader(open_image(converted(raw, "qcow2"))) as read:
+        for offset, length in ((0, 512), (MIB - 512, 1024), (MIB // 2, 3 * MIB), (SIZE - 512, 4096), (SIZE + 5, 1)):
+            assert read(offset, length) == content[offset : offset + length]
 
 
 def test_a_chain_of_overlays_is_seen_from_its_top(tmp_path: Path) -> None:
@@ -339,7 +349,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 edits = st.lists(st.tuples(st.integers(0, 1 << 19), st.binary(min_size=1, max_size=8)), min_size=1, max_size=4)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(edits=edits, near=st.lists(st.tuples(st.integers(0, 1600), st.binary(min_size=1, max_size=8)), max_size=3))
 def test_hostile_overlays_and_tables_give_an_answer_or_a_fault(
     samples: dict[str, bytes], edits: list[tuple[int, bytes]], near: list[tuple[int, bytes]]

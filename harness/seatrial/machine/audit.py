@@ -20,6 +20,7 @@ from seatrial.process import require_program, run
 __all__ = ["disk_reader", "written_to"]
 
 _READ_S: Final = 60.0
+_PIECE: Final = 16 << 20
 
 
 def written_to(image: Image, overlays: Sequence[int]) -> tuple[Change, ...]:
@@ -45,7 +46,8 @@ def _reader(descriptor: int) -> Read:
 def disk_reader(image: Image) -> Iterator[Read]:
     """Yield what reads the disk of ``image`` as the guest saw it at first; where there is no disk, it gives nothing.
 
-    A disk in another format than raw is read through qemu-img, a piece at a time: some 30 ms each.
+    A disk in another format than raw is read through qemu-img, in pieces of 16 MiB of which the last is kept: what is
+    read in order costs one start of qemu-img a piece.
 
     :raises HostError: qemu-img is missing or cannot read the image.
     """
@@ -55,12 +57,21 @@ def disk_reader(image: Image) -> Iterator[Read]:
         return
     qemu_img = require_program("qemu-img", why="read an image that is not raw")
     piece = os.memfd_create("seatrial-piece", os.MFD_CLOEXEC)
+    kept = -1
 
     def read(offset: int, length: int) -> bytes:
-        length = max(0, min(length, image.disk_bytes - offset))
-        if length:
-            _copy_piece(qemu_img, image, offset, length, piece)
-        return os.pread(piece, length, 0)
+        nonlocal kept
+        found = b""
+        end = min(offset + length, image.disk_bytes)
+        while offset < end:
+            number, inside = divmod(offset, _PIECE)
+            if number != kept:
+                kept = -1
+                _copy_piece(qemu_img, image, number * _PIECE, min(_PIECE, image.disk_bytes - number * _PIECE), piece)
+                kept = number
+            part = os.pread(piece, min(end - offset, _PIECE - inside), inside)
+            found, offset = found + part, offset + len(part)
+        return found
 
     try:
         yield read
