@@ -15,7 +15,7 @@ from seatrial.evidence.boot_units import DEFAULT_TARGET, SSH_UNITS, UNITS, Units
 from seatrial.evidence.systemd import MANAGER, Phases, boot_phases, parse_show
 from seatrial.guest.facts import Facts
 from seatrial.guest.ready import Guest, Patience, ready_guest
-from seatrial.guest.ssh import Address, RunKey
+from seatrial.guest.ssh import Address, LoginKey
 from seatrial.machine.boot import Boot, Launch, powered_on
 from seatrial.machine.counted import is_prompt, virtual_s
 from seatrial.progress import Progress
@@ -85,7 +85,7 @@ class Measured:
 
 
 @contextlib.contextmanager
-def measured_boot(launch: Launch, key: RunKey, patience: Patience, progress: Progress) -> Iterator[Measured]:
+def measured_boot(launch: Launch, key: LoginKey, patience: Patience, progress: Progress) -> Iterator[Measured]:
     """Power on, wait, log in.
 
     On the counted clock nobody knocks before the boot is over: a knock comes at the host's time, and costs the guest

@@ -225,7 +225,9 @@ def _wall_state(candidate: Candidate, plan: Plan, choice: Choice, folder: Path, 
 
 
 def _first_boot(candidate: Candidate, plan: Plan, launch: Launch, progress: Progress) -> None:
-    with measured_boot(launch, _key(plan), _patience(candidate, plan, launch.choice), progress) as measured:
+    with measured_boot(
+        launch, candidate.key or _key(plan), _patience(candidate, plan, launch.choice), progress
+    ) as measured:
         measured.power_off()
 
 
@@ -240,7 +242,7 @@ def _boot(candidate: Candidate, plan: Plan, state: _State, folder: Path, *, numb
         started = monotonic_s()
         launch = _launch(candidate, plan, state.choice, folder, disk=disk, seed=seed)
         patience = _patience(candidate, plan, state.choice)
-        measured = stack.enter_context(measured_boot(launch, _key(plan), patience, progress))
+        measured = stack.enter_context(measured_boot(launch, candidate.key or _key(plan), patience, progress))
         seen = observe(Facts(measured.guest.shell), drawing=plan.drawing)
         _refuse_disturbed(seen, measured)
         seen.keep_plot(folder / f"systemd-analyze-plot-{number + 1}.svg")
@@ -266,7 +268,7 @@ def _refuse_disturbed(seen: Seen, measured: Measured) -> None:
 def _launch(
     candidate: Candidate, plan: Plan, choice: Choice, folder: Path, *, disk: int | None, seed: int | None
 ) -> Launch:
-    launch = launch_of(candidate, choice, folder, run="seatrial-boot-time", key=_key(plan))
+    launch = launch_of(candidate, choice, folder, run="seatrial-boot-time", key=candidate.key or _key(plan))
     launch = replace(launch, disk=disk)
     if plan.clock == "wall":
         return launch

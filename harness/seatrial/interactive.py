@@ -16,6 +16,7 @@ from typing import Final
 
 from seatrial.clock import Deadline, utc_now
 from seatrial.errors import ConfigError
+from seatrial.guest.rights import as_root
 from seatrial.guest.ssh import Channel, RunKey
 from seatrial.machine.accelerator import Choice
 from seatrial.machine.boot import Boot, powered_on
@@ -54,7 +55,7 @@ def _in_shell(candidate: Candidate, folder: Path) -> int:
         print("seatrial: a root shell in the candidate; 'exit' ends it, and everything is thrown away", flush=True)
         size = shutil.get_terminal_size()
         guest = session.guest
-        command = "exec ${SHELL:-/bin/sh} -l" if guest.connection.user == "root" else "exec sudo -i"
+        command = as_root(guest.connection.user, "exec ${SHELL:-/bin/sh} -l")
         channel = guest.connection.open_terminal(
             os.environ.get("TERM", "vt100"), size.columns, size.lines, command=command, deadline=Deadline(_OPEN_S)
         )
@@ -65,7 +66,7 @@ def _in_shell(candidate: Candidate, folder: Path) -> int:
 
 def _at_console(candidate: Candidate, folder: Path) -> int:
     print("seatrial: the candidate's serial console; Ctrl-] leaves, and everything is thrown away", flush=True)
-    key = RunKey(KEY_COMMENT)
+    key = candidate.key or RunKey(KEY_COMMENT)
 
     @contextlib.contextmanager
     def start(choice: Choice) -> Iterator[Boot]:

@@ -30,6 +30,10 @@ class Settings:
     flavour: str | None
     accel: Literal["auto", "kvm", "tcg"]
     machine: str | None
+    access: Literal["credentials", "credentials-fw-cfg", "cloud-init", "ignition", "existing"] | None
+    ssh_user: str | None
+    ssh_key: Path | None
+    ignition: Path | None
     lynis: bool
     waivers: Path | None
     boot_timeout: float
@@ -97,6 +101,26 @@ OPTIONS = (
         help="how QEMU runs the guest; auto takes KVM when a guest really runs on it, else TCG (emulation)",
     ),
     Option(name="machine", metavar="NAME", help="virtual hardware; by default the one that the flavour names"),
+    Option(
+        name="access",
+        choices=("credentials", "credentials-fw-cfg", "cloud-init", "ignition", "existing"),
+        help="how the run gets in; by default as the flavour says. 'existing' is a user and key that the image has",
+    ),
+    Option(
+        name="ssh_user", metavar="NAME", help="who logs in; by default the flavour's user, or the route's usual one"
+    ),
+    Option(
+        name="ssh_key",
+        parse=Path,
+        metavar="FILE",
+        help="private key, without a password, that the image lets in already; it alone means --access existing",
+    ),
+    Option(
+        name="ignition",
+        parse=Path,
+        metavar="FILE",
+        help="your own Ignition config (JSON, version 3), which the run's user is added to; for --access ignition",
+    ),
     Option(name="lynis", parse=_switch, default=False, help="also run lynis in the guest and judge its report"),
     Option(
         name="waivers",

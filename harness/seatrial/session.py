@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from seatrial.access import way_in
 from seatrial.clock import utc_now
-from seatrial.errors import AcceleratorError, ConfigError
+from seatrial.errors import AcceleratorError, AuthRefused, ConfigError
+from seatrial.evidence.access import advice
 from seatrial.guest.ready import Patience, ready_guest
 from seatrial.guest.restart import WayIn
-from seatrial.guest.ssh import Address, RunKey
+from seatrial.guest.ssh import Address, LoginKey, RunKey
 from seatrial.layout import cache_dir, data_dir
 from seatrial.machine.accelerator import Choice, choices, remember_kvm
-from seatrial.machine.boot import Launch, powered_on, qemu_version, usable_firmware
+from seatrial.machine.boot import Boot, Launch, powered_on, qemu_version, usable_firmware
 from seatrial.machine.definition import Machine, load_machine
 from seatrial.machine.disk import Image, open_image, ready
 from seatrial.machine.firmware import Firmware
@@ -34,6 +36,9 @@ from seatrial.waiver_file import read_waivers
 
 __all__ = ["Candidate", "Session", "booted", "examine", "first_usable", "launch_of"]
 
+_MOST_CONSOLE = 262_144
+_REFUSED_S = 30.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
@@ -47,6 +52,8 @@ class Candidate:
     qemu: str
     tries: tuple[Choice, ...]
     waivers: Waivers
+    key: LoginKey | None = None
+    ignition: str = ""
 
 
 def examine(settings: Settings, progress: Progress | None = None) -> Candidate:
@@ -67,6 +74,8 @@ def examine(settings: Settings, progress: Progress | None = None) -> Candidate:
         )
     flavour = read_flavour(settings.flavour)
     waivers = read_waivers(settings.waivers, settings.image, flavour, utc_now().date())
+    way = way_in(flavour, settings)
+    flavour = flavour.model_copy(update={"access": way.access})
     machine = load_machine(settings.machine or flavour.machine, data_dir("qemu") / "machines")
     qemu = qemu_version(machine)
     firmware = usable_firmware(machine)
@@ -81,6 +90,8 @@ def examine(settings: Settings, progress: Progress | None = None) -> Candidate:
         qemu=qemu,
         tries=tries,
         waivers=waivers,
+        key=way.key,
+        ignition=way.ignition,
     )
 
 
@@ -104,7 +115,7 @@ def booted(  # noqa: PLR0913  # what a boot is told, each by its name
     :param watched: called with what watches the boot, once it is powered on.
     :raises SeatrialError: it did not come up, or this host cannot boot it.
     """
-    key = RunKey(KEY_COMMENT)
+    key = candidate.key or RunKey(KEY_COMMENT)
 
     def start(choice: Choice) -> contextlib.AbstractContextManager[Session]:
         launch = launch_of(candidate, choice, folder, run=run, key=key, is_cloneable=is_cloneable)
@@ -145,7 +156,7 @@ def first_usable(
 
 
 def launch_of(
-    candidate: Candidate, choice: Choice, folder: Path, *, run: str, key: RunKey, is_cloneable: bool = False
+    candidate: Candidate, choice: Choice, folder: Path, *, run: str, key: LoginKey, is_cloneable: bool = False
 ) -> Launch:
     """Return all that a boot of ``candidate`` on the accelerator ``choice`` needs."""
     return Launch(
@@ -153,7 +164,13 @@ def launch_of(
         image=candidate.image,
         choice=choice,
         firmware=candidate.firmware,
-        provision=provision(candidate.flavour.access, key.public_line, run_id=run),
+        provision=provision(
+            candidate.flavour.access,
+            key.public_line,
+            run_id=run,
+            arch=candidate.machine.arch,
+            ignition=candidate.ignition,
+        ),
         folder=folder,
         is_cloneable=is_cloneable,
     )
@@ -163,12 +180,12 @@ def launch_of(
 def _ready(
     candidate: Candidate,
     launch: Launch,
-    key: RunKey,
+    key: LoginKey,
     progress: Progress,
     watched: Callable[[Watch], None] = lambda _watch: None,
 ) -> Iterator[Session]:
     settings, choice = candidate.settings, launch.choice
-    patience = _patience(settings, choice)
+    patience = _patience(candidate, choice)
     progress.phase(f"powering on under {choice.accelerator} ({choice.reason})")
     with powered_on(launch) as boot:
         slowness = TCG_HANG_FACTOR if choice.accelerator == "tcg" else 1
@@ -177,6 +194,7 @@ def _ready(
         watching = [True]
         boot.console.listen(lambda _chunk: progress.detail(boot.console.last_line) if watching else None)
         with (
+            _advised(candidate.flavour.access.route, boot),
             boot.watch.explained(),
             ready_guest(
                 Address(boot.port),
@@ -197,20 +215,33 @@ def _ready(
                 yield new_session(guest, boot, way=way, restorer=restorer)
 
 
-def _patience(settings: Settings, choice: Choice) -> Patience:
+def _patience(candidate: Candidate, choice: Choice) -> Patience:
+    settings = candidate.settings
     factor = TCG_FACTOR if choice.accelerator == "tcg" else 1
     return Patience(
         boot_s=settings.boot_timeout * factor,
         settle_s=settings.settle_timeout * factor,
         command_s=settings.command_timeout * factor,
+        # cloud-init makes its users when sshd may greet already; every other key is there before.
+        refused_s=None if candidate.flavour.access.route == "cloud-init" else _REFUSED_S * factor,
     )
 
 
 @contextlib.contextmanager
-def _again(candidate: Candidate, launch: Launch, key: RunKey, folder: Path) -> Iterator[Session]:
+def _again(candidate: Candidate, launch: Launch, key: LoginKey, folder: Path) -> Iterator[Session]:
     """Boot the same once more; for machines that cannot be frozen."""
     again = dataclasses.replace(launch, folder=folder, is_cloneable=False)
     with _ready(candidate, again, key, Silent()) as session:
         session.restorer, session.is_restored = None, True
         with session.held:
             yield session
+
+
+@contextlib.contextmanager
+def _advised(route: str, boot: Boot) -> Iterator[None]:
+    """Add to a refused key what the console says of the way by which it was to come in."""
+    try:
+        yield
+    except AuthRefused as exc:
+        console = boot.console.path.read_bytes()[-_MOST_CONSOLE:].decode("utf-8", "backslashreplace")
+        raise AuthRefused(exc.message, hint=advice(route, console), evidence=boot.console.path) from exc

@@ -16,6 +16,7 @@ FLOORS = (
     {"policy", "evidence"},
     {"guest", "machine"},
     {
+        "access",
         "options",
         "check",
         "suites",

@@ -185,7 +185,7 @@ def test_a_flavour_accepts_console_findings_with_a_reason() -> None:
         ("typo", "colour: Extra inputs are not permitted"),
         ("pattern", "'(' is no regular expression"),
         ("reason", "console-accepted.x: String should have at least 1 character"),
-        ("typo", "access.route: Input should be 'credentials' or 'cloud-init'"),
+        ("typo", "access.route: Input should be 'credentials', 'credentials-fw-cfg', 'cloud-init'"),
     ],
 )
 def test_a_faulty_flavour_says_what_is_wrong(name: str, text: str) -> None:

@@ -25,8 +25,8 @@ _AUTOLOGIN_WORD = re.compile(
 )
 _CREDENTIALS = "if [ -d /run/credentials/@system ]; then ls -A /run/credentials/@system; fi"
 _CMDLINE = "cat /proc/cmdline"
-# What cloud-init writes for the users of its user-data; the run's own user is one of them.
-_RUN_SUDOERS = "/etc/sudoers.d/90-cloud-init-users"
+# What cloud-init writes for the users of its user-data, and what the other ways in write; the run's own user is there.
+_RUN_SUDOERS = ("/etc/sudoers.d/90-cloud-init-users", "/etc/sudoers.d/90-seatrial-run")
 
 
 def _sudoers(facts: Facts, check: Check) -> Sudoers:
@@ -45,11 +45,11 @@ def _command_line(facts: Facts, check: Check) -> list[str]:
 @pytest.mark.control("acct-sudo-auth")
 def test_sudo_asks_for_a_password(facts: Facts, check: Check, flavour: Flavour) -> None:
     sudoers = _sudoers(facts, check)
-    own = flavour.access.user if flavour.access.route == "cloud-init" else None
+    own = flavour.access.user if flavour.access.route != "existing" else None
     free = [
         f"{path}: {rule}"
         for path, rule in sudoers.rules
-        if re.search(r"\bNOPASSWD\s*:", rule) and not (path == _RUN_SUDOERS and rule.split()[0] == own)
+        if re.search(r"\bNOPASSWD\s*:", rule) and not (path in _RUN_SUDOERS and rule.split()[0] == own)
     ]
     check.nothing(free, expected="no NOPASSWD but for the run's own user")
     check.holds(

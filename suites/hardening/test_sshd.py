@@ -35,6 +35,7 @@ from seatrial.policy.controls import Control
 from seatrial.policy.flavours import Flavour
 
 _RUN_KEY = "seatrial-run"
+_OWN_FILES = ("authorized_keys", "authorized_keys.d/ignition")
 _KEY = re.compile(r"(?:.*\s)?(?:ssh-|ecdsa-|sk-)\S+ [A-Za-z0-9+/=]+(?: (?P<comment>.*))?")
 _LEAST_BITS = {"RSA": 3072, "RSA-CERT": 3072, "ECDSA": 256, "ED25519": 256, "ECDSA-SK": 256, "ED25519-SK": 256}
 # How long before the run's own key, by the guest's clock, the first boot may have made host keys.
@@ -134,13 +135,20 @@ def test_host_keys_were_made_by_this_guest(facts: Facts, check: Check, flavour: 
     if not keys:
         check.cannot_tell("no host key was found in /etc/ssh or /var/lib/ssh, though sshd answers")
     home = next((a.home for a in parse_passwd(facts.text(PASSWD)) if a.name == flavour.access.user), "/root")
-    key = shlex.quote(f"{home.rstrip('/')}/.ssh/authorized_keys")
-    times = facts.text(f"sed -n 's/^btime //p' /proc/stat && stat -c %Y {key}").split()
+    # Ignition leaves the key in a fragment, which only some images merge into the file that sshd usually reads.
+    key, fragment = (shlex.quote(f"{home.rstrip('/')}/.ssh/{name}") for name in _OWN_FILES)
+    if flavour.access.route != "ignition":
+        find = f"stat -c %Y {key}"
+    else:
+        find = f"if [ -e {fragment} ]; then stat -c %Y {fragment}; else stat -c %Y {key}; fi"
+    times = facts.text(f"sed -n 's/^btime //p' /proc/stat && {find}").split()
     if len(times) != 2 or not all(time.isdigit() for time in times):
         check.cannot_tell(f"boot time and the time of the run's key are not two numbers: {times!r}")
     booted, provisioned = int(times[0]), int(times[1])
     # The run's key came in the first boot. When this is a later one, that boot began a little before the key.
-    first = booted if provisioned >= booted else provisioned - _FIRST_BOOT_S
+    # A key that the image ships says nothing of a first boot.
+    this_boot = provisioned >= booted or flavour.access.route == "existing"
+    first = booted if this_boot else provisioned - _FIRST_BOOT_S
     shipped = [f"{k.path} (made {first - k.made_s} s before)" for k in keys if k.made_s < first - 5]
     check.nothing(shipped, expected="no host key older than the guest's first boot")
 
@@ -156,14 +164,16 @@ def test_only_the_runs_key_opens_accounts(facts: Facts, check: Check, flavour: F
         dict.fromkeys([*_key_files(facts), *(expand_keys_file(p, a) for a in everybody for p in sorted(patterns))])
     )
     keys = lines_by_file(facts.text(read_command(paths)), paths)
-    own = next((_own_file(a) for a in everybody if a.name == flavour.access.user), "")
-    check.nothing(_foreign_keys(keys.items(), own), expected=f"no key but this run's in {own!r}")
+    own = [path for a in everybody if a.name == flavour.access.user for path in _own_files(a)]
+    if flavour.access.route == "existing":
+        own = []  # the image's own key is what is asked for
+    check.nothing(_foreign_keys(keys.items(), own), expected=f"no key but this run's in {', '.join(own) or 'none'}")
     authorities = {value for one in settings for value in one.get("trustedusercakeys", ())}
     check.nothing(authorities - {"none"}, expected="no TrustedUserCAKeys")
 
 
-def _own_file(account: Account) -> str:
-    return f"{account.home.rstrip('/')}/.ssh/authorized_keys"
+def _own_files(account: Account) -> list[str]:
+    return [f"{account.home.rstrip('/')}/.ssh/{name}" for name in _OWN_FILES]
 
 
 def _key_files(facts: Facts) -> list[str]:
@@ -172,10 +182,10 @@ def _key_files(facts: Facts) -> list[str]:
     return [file.path for file in found if file.is_file and "/authorized_keys" in file.path]
 
 
-def _foreign_keys(files: Iterable[tuple[str, Sequence[str]]], own: str) -> list[str]:
+def _foreign_keys(files: Iterable[tuple[str, Sequence[str]]], own: Sequence[str]) -> list[str]:
     foreign = []
     for path, lines in files:
-        spared = 1 if path == own else 0
+        spared = 1 if path in own else 0
         for line in (line.strip() for line in lines):
             if not line or line.startswith("#"):
                 continue

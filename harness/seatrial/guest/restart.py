@@ -12,7 +12,7 @@ from seatrial.errors import AuthRefused, BootTimeout, CommandTimeout, Observatio
 from seatrial.guest.facts import Asker
 from seatrial.guest.ready import Guest, Patience, ready_guest
 from seatrial.guest.shell import root_shell
-from seatrial.guest.ssh import Address, Guard, RunKey, connect
+from seatrial.guest.ssh import Address, Guard, LoginKey, connect
 from seatrial.progress import Silent
 
 __all__ = ["BOOT_ID", "REBOOT", "USERSPACE", "WayIn", "came_back", "order", "told"]
@@ -31,7 +31,7 @@ class WayIn:
     """With what the run logs in to the guest, and how long it waits."""
 
     user: str
-    key: RunKey
+    key: LoginKey
     patience: Patience
 
 

@@ -49,13 +49,15 @@ class Attached:
     lifeline_fds: tuple[int, int] | None = None
     is_incoming: bool = False
     counted: Counted | None = None
+    fw_cfg: tuple[tuple[str, int], ...] = ()
 
     @property
     def inherited(self) -> tuple[int, ...]:
         """Return every descriptor that QEMU must inherit."""
+        entries = [fd for _name, fd in self.fw_cfg]
         memory = self.memory.fd if self.memory else None
         single = (self.qmp_fd, self.console_fd, self.overlay_fd, self.variables_fd, self.seed_fd, memory)
-        return tuple(fd for fd in (*single, self.frozen_fd, *(self.lifeline_fds or ())) if fd is not None)
+        return tuple(fd for fd in (*single, self.frozen_fd, *(self.lifeline_fds or ()), *entries) if fd is not None)
 
 
 def qemu_arguments(
@@ -86,6 +88,8 @@ def qemu_arguments(
         *_network(attached),
         *_snapshot(machine, attached),
         *(counted.arguments() if counted else _ENTROPY),
+        # QEMU reads the whole file at its start, by a name of its own descriptor.
+        *(word for name, fd in attached.fw_cfg for word in ("-fw_cfg", f"name={name},file=/proc/self/fd/{fd}")),
         *(word for value in smbios for word in ("-smbios", f"type=11,value={value.replace(',', ',,')}")),
     ]
 

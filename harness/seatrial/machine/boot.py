@@ -243,6 +243,10 @@ def _handed(
         memory=storage.memory,
         frozen_fd=storage.frozen_fd,
         is_incoming=is_incoming,
+        fw_cfg=tuple(
+            (name, stack.enter_context(nameless_copy(content, launch.folder, writable=False)))
+            for name, content in launch.provision.fw_cfg
+        ),
     )
 
 

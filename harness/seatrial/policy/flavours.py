@@ -13,7 +13,16 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from seatrial.errors import ConfigError
 from seatrial.policy.controls import HostKind
 
-__all__ = ["Access", "Budgets", "Flavour", "LynisPolicy", "WaiverLimits", "load_flavour", "merged_budgets"]
+__all__ = [
+    "Access",
+    "Budgets",
+    "Flavour",
+    "LynisPolicy",
+    "Route",
+    "WaiverLimits",
+    "load_flavour",
+    "merged_budgets",
+]
 
 Seconds = Annotated[float, Field(gt=0)]
 _STRICT = ConfigDict(frozen=True, extra="forbid")
@@ -28,12 +37,19 @@ def _is_pattern(text: str) -> str:
     return text
 
 
+Route = Literal["credentials", "credentials-fw-cfg", "cloud-init", "ignition", "existing"]
+
+
 class Access(BaseModel):
-    """How the run gets a root shell: the provisioning route and the user that it provides."""
+    """How the run gets a root shell: the provisioning route, and the user that it provides.
+
+    ``credentials`` are systemd's, by SMBIOS where that is sure to arrive; ``credentials-fw-cfg`` the same by QEMU's
+    fw_cfg; ``existing`` brings nothing in: the image has the user and its key.
+    """
 
     model_config = _STRICT
 
-    route: Literal["credentials", "cloud-init"]
+    route: Route
     user: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")]
 
 
