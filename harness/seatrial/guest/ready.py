@@ -127,7 +127,7 @@ class _Tries:
 
 @contextlib.contextmanager
 def _logged_in(log_in: Login, tries: _Tries) -> Iterator[Connection]:
-    pause_s = _LOOK_S
+    pause_s, reason = _LOOK_S, ""
     with contextlib.ExitStack() as stack:
         connection: Connection | None = None
         while connection is None:
@@ -140,10 +140,12 @@ def _logged_in(log_in: Login, tries: _Tries) -> Iterator[Connection]:
                     raise AuthRefused(text, hint=exc.hint) from exc
                 pause_s = _pause(exc, pause_s, tries)
             except SessionLost as exc:
+                # A last try that had no time left says nothing.
+                reason = exc.message if not (reason and tries.login.is_over) else reason
                 if tries.login.is_over:
                     raise BootTimeout(
                         f"the SSH server greets, but no login came to its end within {tries.login.total_s:.0f} s; "
-                        f"the last try: {exc.message}",
+                        f"the last try: {reason}",
                         hint=exc.hint,
                     ) from exc
                 pause_s = _pause(exc, pause_s, tries)
