@@ -105,10 +105,14 @@ def measured_boot(launch: Launch, key: LoginKey, patience: Patience, progress: P
         boot.console.listen(look)
         asked = _until_over(boot, Deadline(patience.boot_s)) if launch.counted else None
         address = Address(boot.port)
-        with ready_guest(
-            address, launch.provision.user, key, guard=boot.guard, patience=patience, progress=progress
-        ) as guest:
+        with (
+            boot.watch.explained(),
+            ready_guest(
+                address, launch.provision.user, key, guard=boot.guard, patience=patience, progress=progress
+            ) as guest,
+        ):
             watching.clear()
+            boot.watch.ready()
             seen = prompts[0] if prompts and not launch.counted else None
             yield Measured(boot=boot, guest=guest, prompt_s=seen, asked_s=asked)
 

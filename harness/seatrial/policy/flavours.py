@@ -27,6 +27,7 @@ __all__ = [
 Seconds = Annotated[float, Field(gt=0)]
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 _UNIT = "unit_s"
+_PHASES = frozenset({"firmware_s", "loader_s", "kernel_s", "initrd_s", "userspace_s"})
 
 
 def _is_pattern(text: str) -> str:
@@ -84,7 +85,7 @@ class Budgets(BaseModel):
 
     def growth_limit(self, quantity: str) -> float | None:
         """Return by how many percent ``quantity`` (``kernel_s``, ``unit_s``) may grow, None for no limit."""
-        general = None if quantity in {"total_s", _UNIT} else self.growth.get("phase_s")
+        general = self.growth.get("phase_s") if quantity in _PHASES else None
         return self.growth.get(quantity, general)
 
     def is_slow(self, unit: str) -> bool:

@@ -20,13 +20,14 @@ _RIGHT: Final = 90
 _ROW: Final = 19
 _TOP: Final = 34
 _MOST_UNITS: Final = 36
+_GROWN_S: Final = 0.1
 _PHASES: Final = ("firmware_s", "loader_s", "kernel_s", "initrd_s", "userspace_s")
 _STYLE: Final = """
 text { font: 12px system-ui, "DejaVu Sans", sans-serif; fill: var(--ink, #1a1f26); }
 .name { text-anchor: end; } .on { font-weight: 700; } .quiet, .tick { fill: var(--quiet, #5a6573); }
 .tick { text-anchor: middle; font-size: 11px; } .grid { stroke: var(--line, #d8dee6); }
 .unit { fill: #5b94d2; } .chain { fill: #d9822b; } .before { fill: none; stroke: #7b8794; stroke-dasharray: 3 2; }
-.ghost { fill: #b8c2cc; opacity: .55; } .point { stroke-width: 2; stroke: #5b94d2; } .point.chain { stroke: #d9822b; }
+.ghost { fill: #b8c2cc; opacity: .55; } .grown { fill: var(--bad, #c22f2f); font-weight: 700; }
 .firmware_s { fill: #8fa6bd; } .loader_s { fill: #5c7a99; } .kernel_s { fill: #2f6db5; } .initrd_s { fill: #5b94d2; }
 .userspace_s { fill: #93bde8; } .in { fill: #10202f; font-weight: 600; font-size: 11px; }
 """.strip()
@@ -142,7 +143,8 @@ def _unit(svg: etree._Element, scale: _Scale, y: int, span: Span, now: _Boot, be
     etree.SubElement(bar, "title").text = f"{one_line(span.name)}: {told}, from {span.started_s:.3f} s"
     grew = f" ({span.took_s - old.took_s:+.2f})" if old is not None and abs(span.took_s - old.took_s) >= 0.01 else ""
     if span.took_s >= 0.01 or grew or span.done_s is None:
-        text = etree.SubElement(svg, "text", {"class": "quiet", "x": f"{right + 5:.1f}", "y": f"{y + 12}"})
+        css = "grown" if old is not None and span.took_s - old.took_s >= _GROWN_S else "quiet"
+        text = etree.SubElement(svg, "text", {"class": css, "x": f"{right + 5:.1f}", "y": f"{y + 12}"})
         text.text = (told if span.done_s is None else f"{span.took_s:.2f} s") + grew
 
 
@@ -165,7 +167,7 @@ def _legend(svg: etree._Element, y: int, *, with_baseline: bool, left_out: int) 
         _bar(svg, x, x + 14, y - 9, 9, css)
         label = etree.SubElement(svg, "text", {"class": "quiet", "x": str(x + 20), "y": str(y)})
         label.text = text
-        x += 40 + 7 * len(text)
+        x += 34 + 6 * len(text)
     if left_out > 0:
         label = etree.SubElement(svg, "text", {"class": "quiet", "x": str(x), "y": str(y)})
-        label.text = f"{left_out} quick units and devices left out"
+        label.text = f"{left_out} quick units left out"
