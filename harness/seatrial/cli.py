@@ -104,6 +104,8 @@ def image_build(name: str, force: bool) -> None:
     "accel",
     "machine",
     "lynis",
+    "break",
+    "repeat_failed",
     "waivers",
     "boot_timeout",
     "settle_timeout",

@@ -5,6 +5,7 @@ An error means "we could not judge" or "you must change something". A control th
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,8 @@ __all__ = [
     "SecureBootRefused",
     "SessionError",
     "SessionLost",
+    "packed",
+    "unpacked",
 ]
 
 
@@ -77,6 +80,24 @@ class SeatrialError(Exception):
         if self.evidence:
             lines.append(f"  see:  {self.evidence}")
         return "\n".join(lines)
+
+
+def packed(error: SeatrialError) -> str:
+    """Return ``error`` as one line of text, for its way to another process of the run."""
+    evidence = str(error.evidence) if error.evidence else ""
+    return json.dumps([type(error).__name__, error.message, error.hint, evidence])
+
+
+def unpacked(text: str) -> SeatrialError:
+    """Return the error that :func:`packed` wrote."""
+    kind, message, hint, evidence = json.loads(text)
+    families: dict[str, type[SeatrialError]] = {}
+    todo = [SeatrialError]
+    while todo:
+        family = todo.pop()
+        families[family.__name__] = family
+        todo += family.__subclasses__()
+    return families[kind](message, hint=hint, evidence=Path(evidence) if evidence else None)
 
 
 class ConfigError(SeatrialError):

@@ -39,7 +39,7 @@ from seatrial.report.record import (
     decision_of,
 )
 from seatrial.report.write import write_reports
-from seatrial.restore import FREEZABLE, RESTORED
+from seatrial.restore import FREEZABLE
 from seatrial.session import Candidate, Session, booted
 from seatrial.suites import Suite
 from seatrial.writes import EVIDENCE, DiskWatch, disk_watch, facts_of, keep
@@ -243,10 +243,6 @@ class Run:
             if self._verdicts[key].outcome is Outcome.NOT_CHECKED:
                 self._verdicts[key] = replace(self._verdicts[key], because=reason)
         self._save()
-
-    def is_falsified_by_copying(self, control: str) -> bool:
-        """Return whether a copy of a guest could not answer for ``control``: only a cold boot can."""
-        return control in self.controls and falsifying(self.controls[control][1].falsified_by, (RESTORED,)) is not None
 
     def judge_by_lynis(self, session: Session) -> None:
         """Run lynis in the guest and take its verdicts.

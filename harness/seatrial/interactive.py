@@ -25,7 +25,7 @@ from seatrial.options import Settings
 from seatrial.progress import Silent, progress_for
 from seatrial.session import Candidate, Session, booted, examine, first_usable, launch_of
 
-__all__ = ["boot_for_a_person"]
+__all__ = ["boot_for_a_person", "console_in", "shell_in"]
 
 _LEAVE: Final = b"\x1d"  # Ctrl-]
 _LOOK_S: Final = 0.2
@@ -53,15 +53,23 @@ def _in_shell(candidate: Candidate, folder: Path) -> int:
         with progress_for() as progress:
             session = stack.enter_context(booted(candidate, folder, run=_run_id(), progress=progress))
         print("seatrial: a root shell in the candidate; 'exit' ends it, and everything is thrown away", flush=True)
-        size = shutil.get_terminal_size()
-        guest = session.guest
-        command = as_root(guest.connection.user, "exec ${SHELL:-/bin/sh} -l")
-        channel = guest.connection.open_terminal(
-            os.environ.get("TERM", "vt100"), size.columns, size.lines, command=command, deadline=Deadline(_OPEN_S)
-        )
-        with _raw_terminal():
-            _relay(channel, session)
-        return max(0, channel.exit_status(deadline=Deadline(1)))
+        return shell_in(session)
+
+
+def shell_in(session: Session) -> int:
+    """Connect the terminal to a root shell in the guest until it ends, and return its exit status.
+
+    :raises SeatrialError: the guest was lost.
+    """
+    size = shutil.get_terminal_size()
+    guest = session.guest
+    command = as_root(guest.connection.user, "exec ${SHELL:-/bin/sh} -l")
+    channel = guest.connection.open_terminal(
+        os.environ.get("TERM", "vt100"), size.columns, size.lines, command=command, deadline=Deadline(_OPEN_S)
+    )
+    with _raw_terminal():
+        _relay(channel, session)
+    return max(0, channel.exit_status(deadline=Deadline(1)))
 
 
 def _at_console(candidate: Candidate, folder: Path) -> int:
@@ -74,14 +82,22 @@ def _at_console(candidate: Candidate, folder: Path) -> int:
             _let_speak(boot)
             yield boot
 
-    with first_usable(candidate.tries, start, Silent()) as boot, _raw_terminal():
-        boot.console.listen(_write)
+    with first_usable(candidate.tries, start, Silent()) as boot:
+        console_in(boot)
+    return 0
+
+
+def console_in(boot: Boot) -> None:
+    """Connect the terminal to the guest's serial console until Ctrl-] is typed or QEMU ends."""
+    watching = [True]
+    boot.console.listen(lambda chunk: _write(chunk) if watching else None)
+    with _raw_terminal():
         while boot.process.status is None:
             typed = _typed()
             if _LEAVE in typed:
                 break
             boot.console.type(typed)
-    return 0
+    watching.clear()
 
 
 def _let_speak(boot: Boot) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ class Settings:
     ssh_key: Path | None
     ignition: Path | None
     lynis: bool
+    break_: bool
+    repeat_failed: int
     waivers: Path | None
     boot_timeout: float
     hang_timeout: float
@@ -53,6 +56,11 @@ class Option:
     default: Any = None
     choices: tuple[str, ...] = ()
     metavar: str | None = None
+
+    @property
+    def field(self) -> str:
+        """Return the field of :class:`Settings` that holds the value."""
+        return f"{self.name}_" if keyword.iskeyword(self.name) else self.name
 
     @property
     def flag(self) -> str:
@@ -74,6 +82,13 @@ def _seconds(text: str) -> float:
     value = float(text)
     if not 0 < value < 86_400:
         raise ValueError("a number of seconds between 0 and 86400 was expected")
+    return value
+
+
+def _repeats(text: str) -> int:
+    value = int(text) if text.isascii() and text.isdigit() else -1
+    if not 0 <= value <= 1000:
+        raise ValueError("a number between 0 and 1000 was expected")
     return value
 
 
@@ -129,6 +144,19 @@ OPTIONS = (
         help="accepted failures; by default IMAGE.waivers.toml beside the image, where there is one",
     ),
     Option(
+        name="break",
+        parse=_switch,
+        default=False,
+        help="stop at a failing check with the guest held as it is, and show a person how to get in",
+    ),
+    Option(
+        name="repeat_failed",
+        parse=_repeats,
+        default=0,
+        metavar="NUMBER",
+        help="repeat a failing check so often from a snapshot and report how often it fails; it stays failed",
+    ),
+    Option(
         name="boot_timeout",
         parse=_seconds,
         default=120.0,
@@ -178,7 +206,7 @@ def resolve(flags: Callable[[str], str | None], ini: Callable[[str], str | None]
 
     :raises ConfigError: a value is not of its option's form; the text names where it came from.
     """
-    return Settings(**{option.name: _value(option, flags, ini, env) for option in OPTIONS})
+    return Settings(**{option.field: _value(option, flags, ini, env) for option in OPTIONS})
 
 
 def _value(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from seatrial.errors import ConfigError, NotRecorded, SeatrialError
 from seatrial.policy.controls import Control, verdict_on
+from seatrial.policy.differences import Difference, falsifying
 from seatrial.policy.flavours import Flavour
 from seatrial.policy.judge import Observation, Outcome, Severity, Verdict, judge
 from seatrial.policy.writes import PROBE as WRITTEN_FROM_OUTSIDE
@@ -62,10 +63,17 @@ class Plan:
         """Return whether the check ``node`` is of a control for this kind of image and of run."""
         return self.control_of[node] not in self.not_applicable and self.control_of[node] not in self.left_out
 
+    def is_falsified(self, node: str, difference: Difference) -> bool:
+        """Return whether ``difference`` makes the control of the check ``node`` meaningless."""
+        return falsifying(self._row(node)[1].falsified_by, (difference,)) is not None
+
+    def _row(self, node: str) -> tuple[Suite, Control]:
+        wanted = self.control_of[node]
+        return next((s, c) for s in self.suites for c in s.controls if c.id == wanted)
+
     def verdict(self, node: str, ended: Ended) -> Verdict:
         """Return the verdict on the control that the check ``node`` belongs to."""
-        wanted = self.control_of[node]
-        suite, control = next((s, c) for s in self.suites for c in s.controls if c.id == wanted)
+        suite, control = self._row(node)
         outcome, expected, seen, because = _outcome(ended, is_listed=suite.name != OTHER)
         return verdict_on(
             control, suite.name, outcome, because=because, expected=expected, seen=seen, seconds=round(ended.seconds, 3)

@@ -19,6 +19,7 @@ from seatrial.guest.restart import BOOT_ID, REBOOT, USERSPACE, WayIn, came_back,
 from seatrial.guest.shell import Shell, root_shell
 from seatrial.guest.ssh import OnDemand
 from seatrial.machine.boot import Boot, BootFacts
+from seatrial.machine.definition import Machine
 from seatrial.machine.memory import Reservations, private_bytes
 from seatrial.machine.snapshot import NoSnapshot, Template, cloned, frozen
 from seatrial.policy.differences import Difference, Kind, Touched
@@ -198,15 +199,15 @@ class Restorer:
     """Freezes a session's guest the first time somebody asks, and gives copies of it. For any number of threads."""
 
     def __init__(self, way: WayIn, folder: Path, *, cold: Cold) -> None:
-        self._way = way
+        self.way = way
         self._folder = folder
         self._cold = cold
         self._lock = threading.Lock()
         self._kept = contextlib.ExitStack()
         self._memory = Reservations()
-        self._template: Template | None = None
-        self._has_lifeline = False
-        self._notices_copies = False
+        self.template: Template | None = None
+        self.has_lifeline = False
+        self.notices_copies = False
         self._count = 0
         self._restores: Restores | None = None
         self._cold_boots = 0
@@ -217,6 +218,17 @@ class Restorer:
         if self._restores is None and self._cold_boots:
             return Restores(method=COLD_BOOT, cold_boots=self._cold_boots)
         return replace(self._restores, cold_boots=self._cold_boots) if self._restores else None
+
+    def take_over(self, template: Template, *, has_lifeline: bool, notices_copies: bool) -> None:
+        """Give copies of a guest that another process has frozen."""
+        self.template, self.has_lifeline, self.notices_copies = template, has_lifeline, notices_copies
+        self._restores = Restores(
+            method=template.way.name,
+            reason=template.refused,
+            freeze_s=template.freeze_s,
+            lifeline=has_lifeline,
+            reseeded=notices_copies or None,
+        )
 
     def close(self) -> None:
         """Forget the frozen state."""
@@ -232,11 +244,11 @@ class Restorer:
                 return
             why: list[str] = []
             if session.boot.launch.is_cloneable:
-                self._notices_copies = session.guest.shell.run(_HAS_VMGENID)[0] == 0
+                self.notices_copies = session.guest.shell.run(_HAS_VMGENID)[0] == 0
             method, began = COLD_BOOT, monotonic_s()
             try:
-                with held_open(session.guest.shell, session.boot.lifeline, say_why=why) as self._has_lifeline:
-                    template = self._template = self._kept.enter_context(frozen(session.boot))
+                with held_open(session.guest.shell, session.boot.lifeline, say_why=why) as self.has_lifeline:
+                    template = self.template = self._kept.enter_context(frozen(session.boot))
                 method = template.way.name
                 why.insert(0, template.refused)
             except NoSnapshot as exc:
@@ -245,8 +257,8 @@ class Restorer:
                 method=method,
                 reason="; ".join(filter(None, why)),
                 freeze_s=round(monotonic_s() - began, 3),
-                lifeline=self._has_lifeline,
-                reseeded=self._notices_copies or None,
+                lifeline=self.has_lifeline,
+                reseeded=self.notices_copies or None,
                 seconds=(),
             )
 
@@ -254,13 +266,16 @@ class Restorer:
     def restored(self, session: Session) -> Iterator[Session]:
         """Give a copy of the guest of ``session``; see :meth:`Session.restored`."""
         self.freeze(session)
-        if self._template is None:
-            with self.cold_boot(session) as copy:
-                yield copy
-            return
-        with self._reserved(session) as count:
+        copy = self.cold_boot(session) if self.template is None else self.copied(session.guest, self.template)
+        with copy as restored:
+            yield restored
+
+    @contextlib.contextmanager
+    def copied(self, origin: Guest, template: Template) -> Iterator[Session]:
+        """Give a copy of the frozen guest ``origin``, when there is memory for one more."""
+        with self._reserved(template.launch.machine) as count:
             began = monotonic_s()
-            with self._clone(session, self._template) as copy:
+            with self._clone(origin, template) as copy:
                 count(lambda: private_bytes(copy.boot.process.pid))
                 self._note(monotonic_s() - began)
                 yield copy
@@ -268,37 +283,37 @@ class Restorer:
     @contextlib.contextmanager
     def cold_boot(self, session: Session) -> Iterator[Session]:
         """Boot the same image once more; see :meth:`Session.cold_boot`."""
-        with self._reserved(session) as count, self._cold(self._place()) as copy:
+        with self._reserved(session.boot.launch.machine) as count, self._cold(self._place()) as copy:
             count(lambda: private_bytes(copy.boot.process.pid))
             with self._lock:
                 self._cold_boots += 1
             yield copy
 
-    def _reserved(self, session: Session) -> contextlib.AbstractContextManager[Callable[[Callable[[], int]], None]]:
-        needed = (session.boot.launch.machine.memory_mib << 20) + _OVERHEAD
+    def _reserved(self, machine: Machine) -> contextlib.AbstractContextManager[Callable[[Callable[[], int]], None]]:
+        needed = (machine.memory_mib << 20) + _OVERHEAD
         return self._memory.reserved(needed, deadline=Deadline(_MEMORY_S))
 
     @contextlib.contextmanager
-    def _clone(self, session: Session, template: Template) -> Iterator[Session]:
+    def _clone(self, origin: Guest, template: Template) -> Iterator[Session]:
         with cloned(template, self._place()) as boot, contextlib.ExitStack() as stack:
             # Connections of the frozen guest are dead in a clone; its host key is not, and no other is accepted.
-            address = replace(session.guest.address, port=boot.port)
-            patience = self._way.patience
-            connection = OnDemand(address, self._way.user, self._way.key, patience_s=patience.settle_s)
+            address = replace(origin.address, port=boot.port)
+            patience = self.way.patience
+            connection = OnDemand(address, self.way.user, self.way.key, patience_s=patience.settle_s)
             stack.callback(connection.close)
             shell = stack.enter_context(
                 root_shell(
                     connection,
                     guard=boot.guard,
                     timeout_s=patience.command_s,
-                    channel=boot.lifeline if self._has_lifeline else None,
+                    channel=boot.lifeline if self.has_lifeline else None,
                 )
             )
-            if not self._notices_copies:
+            if not self.notices_copies:
                 self._note_reseeded(reseed(shell))
             set_clock(shell)
-            guest = replace(session.guest, connection=connection, shell=shell, address=address)
-            yield new_session(guest, boot, way=self._way, is_restored=True, held=stack)
+            guest = replace(origin, connection=connection, shell=shell, address=address)
+            yield new_session(guest, boot, way=self.way, is_restored=True, held=stack)
 
     def _note_reseeded(self, reseeded: bool) -> None:
         with self._lock:

@@ -34,7 +34,7 @@ from seatrial.restore import Restorer, Session, new_session
 from seatrial.suites import flavour_names, read_flavour
 from seatrial.waiver_file import read_waivers
 
-__all__ = ["Candidate", "Session", "booted", "examine", "first_usable", "launch_of"]
+__all__ = ["Candidate", "Session", "booted", "booted_again", "examine", "first_usable", "launch_of"]
 
 _MOST_CONSOLE = 262_144
 _REFUSED_S = 30.0
@@ -210,7 +210,7 @@ def _ready(
             boot.watch.ready()
             progress.phase(f"ready {guest.ready_s:.1f} s after power-on: the system says {guest.state!r}")
             way = WayIn(user=launch.provision.user, key=key, patience=patience)
-            restorer = Restorer(way, launch.folder, cold=functools.partial(_again, candidate, launch, key))
+            restorer = Restorer(way, launch.folder, cold=functools.partial(booted_again, candidate, launch, key))
             with contextlib.closing(restorer):
                 yield new_session(guest, boot, way=way, restorer=restorer)
 
@@ -228,7 +228,7 @@ def _patience(candidate: Candidate, choice: Choice) -> Patience:
 
 
 @contextlib.contextmanager
-def _again(candidate: Candidate, launch: Launch, key: LoginKey, folder: Path) -> Iterator[Session]:
+def booted_again(candidate: Candidate, launch: Launch, key: LoginKey, folder: Path) -> Iterator[Session]:
     """Boot the same once more; for machines that cannot be frozen."""
     again = dataclasses.replace(launch, folder=folder, is_cloneable=False)
     with _ready(candidate, again, key, Silent()) as session:

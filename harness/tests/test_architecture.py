@@ -30,6 +30,9 @@ FLOORS = (
         "lynis",
         "interactive",
         "rehearsal",
+        "again",
+        "breakin",
+        "handover",
         "replay",
         "waiver_file",
         "matrix",
@@ -39,14 +42,14 @@ FLOORS = (
         "boot_time_run",
         "writes",
     },
-    {"plugin", "copies", "cli", "__main__"},
+    {"plugin", "hooks", "copies", "cli", "__main__"},
 )
 DOORS = {
     "paramiko": {"guest/ssh.py"},
     "qemu": {"machine/qmp.py"},
     "testinfra": {"guest/backend.py"},
     "lxml": {"evidence/", "report/"},
-    "pytest": {"plugin.py", "copies.py", "options.py"},
+    "pytest": {"plugin.py", "hooks.py", "copies.py", "options.py"},
     "subprocess": {"process.py"},
 }
 ONE_PLACE = {

@@ -53,4 +53,4 @@ def test_a_faulty_value_names_its_source_and_what_was_expected(env: dict[str, st
 
 def test_every_option_explains_itself() -> None:
     assert all(len(option.help) > 20 for option in OPTIONS)
-    assert {option.name for option in OPTIONS} == set(Settings.__slots__)
+    assert {option.field for option in OPTIONS} == set(Settings.__slots__)

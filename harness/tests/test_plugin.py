@@ -142,14 +142,6 @@ def test_a_faulty_suite_is_a_usage_error(pytester: pytest.Pytester, checks: str,
     pytest.LineMatcher([result.stderr.str().replace("\n", " ")]).fnmatch_lines([f"*{text}*"])
 
 
-def test_more_workers_than_one_are_refused(pytester: pytest.Pytester) -> None:
-    """The option is xdist's; a plugin with the same name stands in for it."""
-    pytester.makeconftest("def pytest_addoption(parser): parser.addoption('--workers', dest='numprocesses', type=int)")
-    result = run(pytester, "--workers=2", image(pytester), "--flavour=debian-general", suite(pytester))
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*one session judges one guest*"])
-
-
 def test_a_folder_of_plain_tests_is_left_alone(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_own(): assert True\n")
     run(pytester).assert_outcomes(passed=1)
@@ -405,6 +397,12 @@ def test_an_image_that_does_not_come_up_is_rejected_with_everything_not_checked(
     assert set(outcomes(record).values()) == {"not-checked"}
     assert (result.ret, record["decision"], record["problem"]["kind"]) == (1, "reject", "BootFatal")
     result.stdout.fnmatch_lines(["*the kernel panicked*", "*look above*", "decision: reject*"])
+
+
+def test_workers_have_nothing_to_do_without_a_guest(judged: Judged) -> None:
+    result, record = judged(CHECKS, "-n2", error=BootFatal("the kernel panicked"))
+    assert set(outcomes(record).values()) == {"not-checked"}
+    assert (result.ret, record["decision"], record["problem"]["kind"]) == (1, "reject", "BootFatal")
 
 
 def test_a_host_that_cannot_boot_cannot_judge(judged: Judged) -> None:

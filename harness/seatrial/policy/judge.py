@@ -84,6 +84,8 @@ class Verdict:
     remedy: str = ""
     refs: tuple[str, ...] = ()
     seconds: float | None = None
+    repeats: int = 0
+    repeats_failed: int = 0
     waived: Waived | None = None
 
     def __post_init__(self) -> None:

@@ -1,0 +1,102 @@
+"""A check once more, on a copy of the guest as it was when it was ready: does it fail each time?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
+
+from seatrial.breakin import hold
+from seatrial.check import Check, NotApplicable, NotChecked
+from seatrial.clock import monotonic_s
+from seatrial.plan import Ended
+from seatrial.policy.flavours import Flavour
+from seatrial.policy.judge import Outcome, Verdict, judge
+from seatrial.rehearsal import Rehearsal
+from seatrial.session import Session
+
+__all__ = ["broken_into", "called", "repeated"]
+
+
+def called(check: Rehearsal, session: Session, flavour: Flavour) -> Ended:
+    """Call ``check`` with the guest of ``session`` and return how it ended."""
+    observing = Check()
+    offered = {
+        "facts": session.facts,
+        "check": observing,
+        "flavour": flavour,
+        "boot": session.boot_facts if "boot" in check.needs else None,
+        "host": session.host,
+        "row": check.row,
+    }
+    began, error, said = monotonic_s(), None, None
+    try:
+        check.function(**{name: offered[name] for name in check.needs})
+    except NotApplicable as exc:
+        said = (str(Outcome.NOT_APPLICABLE), str(exc))
+    except NotChecked as exc:
+        said = (str(Outcome.NOT_CHECKED), str(exc))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as exc:  # noqa: BLE001 -- pytest.fail and pytest.skip raise no Exception; all end up in the verdict
+        error = exc
+    outcome = judge(observing.observations)[0]
+    return Ended(
+        error=error,
+        said=said,
+        observations=tuple(observing.observations),
+        seconds=monotonic_s() - began,
+        judged=error is None and outcome is not Outcome.PASS,
+        skipped=type(error).__name__ == "Skipped",
+        reason=str(error or ""),
+    )
+
+
+def repeated(
+    verdict: Verdict,
+    check: Rehearsal,
+    session: Session,
+    *,
+    judge_again: Callable[[Ended], Verdict],
+    flavour: Flavour,
+    times: int,
+) -> Verdict:
+    """Return ``verdict`` with how often the check fails when it is repeated ``times`` times, each on a fresh copy.
+
+    The outcome stays what it is: a check that passes now and then is a flake, and no pass.
+
+    :raises SeatrialError: the copies did not come up.
+    """
+    failed = 0
+    for _ in range(times):
+        with session.restored() as copy:
+            again = judge_again(called(check, copy, flavour))
+        failed += again.outcome is not Outcome.PASS
+    steady = "each time" if failed == times else f"a flake: it passed {times - failed} times"
+    because = f"{verdict.because} (repeated {times} times from the snapshot, failed {failed} times: {steady})"
+    return replace(verdict, because=because, repeats=times, repeats_failed=failed)
+
+
+def broken_into(
+    verdict: Verdict,
+    check: Rehearsal | None,
+    session: Session,
+    *,
+    judge_again: Callable[[Ended], Verdict],
+    flavour: Flavour,
+) -> Literal["continue", "quit"]:
+    """Let a person look at the guest that ``verdict`` is about, and repeat the check on copies as often as wanted.
+
+    :param check: None for a check that cannot be called outside its own run.
+    """
+    while True:
+        choice = hold(session, verdict, can_repeat=check is not None)
+        if choice != "repeat" or check is None:
+            return "quit" if choice == "quit" else "continue"
+        with session.restored() as copy:
+            again = judge_again(called(check, copy, flavour))
+            print(f"seatrial: in a fresh copy: {again.outcome}: {again.because}")
+            if again.outcome is not Outcome.PASS:
+                inner = hold(copy, again, can_repeat=False)
+                if inner == "quit":
+                    return "quit"
