@@ -132,12 +132,54 @@ def gate(image: Path | None, suites: tuple[str, ...], quiet: bool, **given: str 
 def judge(facts: Path, suites: tuple[str, ...], quiet: bool, **given: str | None) -> None:
     """Judge FACTS (the facts.json of an earlier run) again by the suites of today; nothing is booted.
 
-    Without a flavour it is that of the earlier run. Controls that only a guest can answer are left out, and named.
+    Without a flavour it is the one that the system's os-release says. Controls that only a guest can answer are left
+    out, and named.
     """
     from seatrial.plugin import gate as run_gate
 
     folders = [str(folder) for folder in suite_folders(suites)]
     sys.exit(run_gate(f"--facts={facts}", folders, _as_options(given), quiet=quiet))
+
+
+@main.group()
+def flavour() -> None:
+    """List the kinds of images, and show the policy of one."""
+
+
+@flavour.command("list")
+def flavour_list() -> None:
+    """List the flavours, and by what of os-release each is recognised."""
+    from seatrial.listing import flavours_lines
+
+    for line in flavours_lines():
+        click.echo(line)
+
+
+@flavour.command("show")
+@click.argument("name")
+def flavour_show(name: str) -> None:
+    """Print the effective policy of flavour NAME: each value, which table says it, and why."""
+    from seatrial.listing import flavour_lines
+
+    for line in flavour_lines(name):
+        click.echo(line)
+
+
+@main.command()
+@click.option("--summary", is_flag=True, help="Print counts only.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--mutants", "file", type=click.Path(path_type=Path), help="Mutants to count, instead of our own.")
+def controls(summary: bool, as_json: bool, file: Path | None) -> None:
+    """List the controls of the built-in suites: severity, references, and the mutants that prove each."""
+    from seatrial import listing
+    from seatrial.mutants_file import read_mutants
+
+    found = listing.listed(read_mutants(file) if file is not None else listing.our_mutants())
+    if as_json:
+        click.echo(listing.controls_json(found), nl=False)
+        return
+    for line in listing.summary_lines(found) if summary else listing.controls_lines(found):
+        click.echo(line)
 
 
 def _as_options(given: dict[str, str | None]) -> list[str]:

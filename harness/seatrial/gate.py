@@ -10,15 +10,17 @@ from pathlib import Path
 
 from seatrial import __version__
 from seatrial.clock import utc_now
-from seatrial.errors import BootError, ConfigError, SeatrialError
+from seatrial.errors import BootError, ConfigError, ObservationError, SeatrialError, SessionError
 from seatrial.evidence.console import Finding, plain, with_reasons
 from seatrial.evidence.systemd import MANAGER, boot_phases, parse_show
+from seatrial.identity import ask_identity, recognised
 from seatrial.layout import out_dir
 from seatrial.lynis import judge_guest, lynis_suite
 from seatrial.machine.arguments import differences
 from seatrial.machine.boot import Launch
 from seatrial.machine.disk import sha256
 from seatrial.machine.watch import SCREENSHOT, Watch
+from seatrial.plan import why_not_applicable
 from seatrial.policy.controls import Control, verdict_on
 from seatrial.policy.differences import Difference, falsifying
 from seatrial.policy.judge import Decision, Outcome, Verdict
@@ -110,11 +112,7 @@ class Run:
         )
 
     def _before(self, suite: Suite, control: Control) -> Verdict:
-        kind = self.candidate.flavour.kind
-        if kind not in control.applies_to:
-            reason = (
-                f"flavour {self.candidate.flavour.name!r} is of kind {kind!r}; the control is for {_listed(control)}"
-            )
+        if (reason := why_not_applicable(control, self.candidate.flavour)) is not None:
             return verdict_on(control, suite.name, Outcome.NOT_APPLICABLE, because=reason)
         return verdict_on(control, suite.name, Outcome.NOT_CHECKED, because="the run ended before it was checked")
 
@@ -203,9 +201,21 @@ class Run:
         :raises SessionLost: the connection broke.
         """
         self.progress.phase("collecting the facts")
+        checks = [Rehearsal(ask_identity, frozenset({"facts"})), *checks]
         boot = session.boot_facts if any("boot" in check.needs for check in checks) else None
         done = collect(session.facts, checks, flavour=self.candidate.flavour, boot=boot)
         self.progress.phase(f"{done.questions} facts in {done.round_trips} round trips")
+        self.note_identity(session)
+
+    def note_identity(self, session: Session) -> None:
+        """Keep which flavour the system says that it is; a system that does not say is judged all the same."""
+        with contextlib.suppress(ObservationError, SessionError):
+            found = recognised(session.facts)
+            self.record = replace(
+                self.record,
+                flavour=replace(self.record.flavour, recognised=found.flavour, recognised_by=found.because),
+            )
+            self._save()
 
     @property
     def _seen(self) -> tuple[Finding, ...]:
@@ -349,10 +359,6 @@ class Run:
         findings = with_reasons(self._seen, self.candidate.flavour.console_accepted)
         self.record = replace(self.record, verdicts=tuple(self._verdicts.values()), findings=findings)
         self._writer.write(self.record)
-
-
-def _listed(control: Control) -> str:
-    return " and ".join(sorted(control.applies_to))
 
 
 def _by_id(suites: tuple[Suite, ...]) -> dict[str, tuple[Suite, Control]]:

@@ -6,16 +6,17 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from seatrial.errors import ConfigError, NotRecorded, SeatrialError
 from seatrial.policy.controls import Control, verdict_on
 from seatrial.policy.differences import Difference, falsifying
-from seatrial.policy.flavours import Flavour
+from seatrial.policy.flavours import Deviation, Flavour
 from seatrial.policy.judge import Observation, Outcome, Severity, Verdict, judge
 from seatrial.policy.writes import PROBE as WRITTEN_FROM_OUTSIDE
 from seatrial.suites import Suite, Suites
 
-__all__ = ["Collected", "Ended", "Plan", "make_plan", "probe_rows", "without_live_checks"]
+__all__ = ["Collected", "Ended", "Plan", "make_plan", "probe_rows", "why_not_applicable", "without_live_checks"]
 
 OTHER = "other"
 _LONGEST = 500
@@ -80,8 +81,10 @@ class Plan:
         )
 
 
-def probe_rows(tables: Suites, path: Path, kind: str) -> tuple[Control, ...]:
-    """Return the rows of the table beside the test file ``path`` whose probe is of ``kind``.
+def probe_rows(
+    tables: Suites, path: Path, kind: str, deviations: Mapping[str, Deviation] = MappingProxyType({})
+) -> tuple[Control, ...]:
+    """Return the rows of the table beside the test file ``path`` whose probe is of ``kind``, as the flavour has them.
 
     :raises ConfigError: there is no table, or it has no such row: a check that would run zero times is a defect.
     """
@@ -93,7 +96,19 @@ def probe_rows(tables: Suites, path: Path, kind: str) -> tuple[Control, ...]:
         raise ConfigError(
             f"{path} has a probe check for {kind!r}, but no row of {suite.folder / 'controls.toml'} has such a probe"
         )
-    return rows
+    return tuple(_deviating(row, deviations.get(row.id)) for row in rows)
+
+
+def _deviating(row: Control, deviation: Deviation | None) -> Control:
+    if deviation is None or deviation.probe is None:
+        return row
+    changed = row.model_copy(update={"probe": deviation.probe})
+    if changed.probe_kind != row.probe_kind:
+        raise ConfigError(
+            f"the flavour's deviation for control {row.id!r} has a probe for {changed.probe_kind!r}, "
+            f"but the control's own is for {row.probe_kind!r}"
+        )
+    return changed
 
 
 def make_plan(tables: Suites, checks: Sequence[Collected], flavour: Flavour, *, root: Path) -> Plan:
@@ -117,7 +132,7 @@ def make_plan(tables: Suites, checks: Sequence[Collected], flavour: Flavour, *, 
     if others:
         listed.append(Suite(name=OTHER, folder=root, controls=tuple(others)))
     controls = [control for suite in listed for control in suite.controls]
-    left_out = frozenset(control.id for control in controls if flavour.kind not in control.applies_to)
+    left_out = frozenset(control.id for control in controls if why_not_applicable(control, flavour) is not None)
     checked = set(control_of.values())
     reason = "no check for it was collected: it was deselected on the command line, or the suite has none"
     return Plan(
@@ -130,6 +145,17 @@ def make_plan(tables: Suites, checks: Sequence[Collected], flavour: Flavour, *, 
         },
         not_applicable=left_out,
     )
+
+
+def why_not_applicable(control: Control, flavour: Flavour) -> str | None:
+    """Return why ``control`` is not for images of ``flavour``; None when it is."""
+    if flavour.kind not in control.applies_to:
+        kinds = " and ".join(sorted(control.applies_to))
+        return f"flavour {flavour.name!r} is of kind {flavour.kind!r}; the control is for {kinds}"
+    deviation = flavour.deviations.get(control.id)
+    if deviation is not None and not deviation.applies:
+        return f"not on flavour {flavour.name!r}: {deviation.reason} ({deviation.source})"
+    return None
 
 
 def without_live_checks(plan: Plan, nodes: Collection[str]) -> Plan:

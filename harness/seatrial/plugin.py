@@ -72,7 +72,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
         rows: tuple[Control, ...] = ()
         try:
-            rows = probe_rows(tables_of(metafunc.config), metafunc.definition.path, str(marker.args[0]))
+            gate = metafunc.config.stash.get(GATE, None)
+            deviations = gate.candidate.flavour.deviations if gate is not None else {}
+            rows = probe_rows(tables_of(metafunc.config), metafunc.definition.path, str(marker.args[0]), deviations)
         except ConfigError as exc:
             # Raised here it would be one collection error of many; it is the user's, and said once at the end.
             metafunc.config.stash.setdefault(_FAULTS, []).append(exc)

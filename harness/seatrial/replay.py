@@ -15,6 +15,7 @@ from seatrial.errors import ConfigError
 from seatrial.evidence.console import Finding
 from seatrial.gate import Run
 from seatrial.guest.facts import Recorded
+from seatrial.identity import recognised
 from seatrial.layout import data_dir
 from seatrial.machine.boot import BootFacts
 from seatrial.machine.definition import load_machine
@@ -55,7 +56,7 @@ def examine_facts(settings: Settings) -> RecordedCandidate:
             hint="'seatrial lynis FOLDER/lynis-report.dat' judges the report of the earlier run",
         )
     facts = read_facts(settings.facts)
-    flavour = read_flavour(settings.flavour or facts.flavour)
+    flavour = read_flavour(settings.flavour or recognised(Recorded(facts.answers)).flavour)
     size = facts.image.size_bytes
     return RecordedCandidate(
         settings=settings,
@@ -146,8 +147,9 @@ class Rejudgement(Run):
         finally:
             self.session = None
 
-    def collect_facts(self, session: Session, checks: Sequence[Rehearsal]) -> None:
-        """Do nothing: everything that was asked is answered."""
+    def collect_facts(self, session: Session, checks: Sequence[Rehearsal]) -> None:  # noqa: ARG002 -- nothing to collect
+        """Collect nothing: everything that was asked is answered."""
+        self.note_identity(session)
 
     @property
     def _seen(self) -> tuple[Finding, ...]:

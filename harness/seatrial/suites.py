@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from seatrial.errors import ConfigError
 from seatrial.layout import data_dir
 from seatrial.policy.controls import Control, parse_controls
-from seatrial.policy.flavours import Flavour, load_flavour
+from seatrial.policy.flavours import Flavour, Origin, explain_flavour, load_flavour
+from seatrial.policy.recognition import Rules
 
-__all__ = ["Suite", "Suites", "built_in_suites", "flavour_names", "read_flavour", "suite_folders"]
+__all__ = [
+    "Suite",
+    "Suites",
+    "built_in_suites",
+    "explained_flavour",
+    "flavour_names",
+    "read_flavour",
+    "recognition_rules",
+    "suite_folders",
+]
 
 TABLE = "controls.toml"
 
@@ -83,10 +93,7 @@ def suite_folders(names: Sequence[str]) -> tuple[Path, ...]:
 
 def flavour_names() -> tuple[str, ...]:
     """Return the names of the flavours that an image can have."""
-    folder = data_dir("suites") / "flavours"
-    return tuple(
-        sorted(path.stem for path in folder.glob("*.toml") if "abstract = true" not in path.read_text(encoding="utf-8"))
-    )
+    return tuple(sorted(name for name, text in _flavour_texts().items() if "abstract = true" not in text))
 
 
 def read_flavour(name: str) -> Flavour:
@@ -96,16 +103,40 @@ def read_flavour(name: str) -> Flavour:
 
     :raises ConfigError: unknown, unreadable or faulty.
     """
+    called = Path(name).stem if name.endswith(".toml") else name
+    return load_flavour(name, _flavour_text(name), known=flavour_names(), called=called)
+
+
+def explained_flavour(name: str) -> tuple[Origin, ...]:
+    """Return the effective policy of flavour ``name``, value by value, each with where it comes from.
+
+    :raises ConfigError: unknown or faulty.
+    """
+    return explain_flavour(name, _flavour_text(name), known=flavour_names())
+
+
+def recognition_rules() -> Rules:
+    """Return by which os-release each flavour is recognised.
+
+    :raises ConfigError: a flavour is faulty.
+    """
+    return {name: read_flavour(name).recognise for name in flavour_names()}
+
+
+def _flavour_texts() -> dict[str, str]:
     folder = data_dir("suites") / "flavours"
-    present = {path.stem: path for path in folder.glob("*.toml")}
+    return {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.toml")}
+
+
+def _flavour_text(name: str) -> Callable[[str], str | None]:
+    """Return what reads flavours: built-in ones, and ``name`` itself where that is a file of the user's own."""
+    texts = _flavour_texts()
     own = Path(name) if name.endswith(".toml") else None
 
     def read(wanted: str) -> str | None:
-        if own is not None and wanted == name:
-            return _text(own)
-        return _text(present[wanted]) if wanted in present else None
+        return _text(own) if own is not None and wanted == name else texts.get(wanted)
 
-    return load_flavour(name, read, known=flavour_names(), called=own.stem if own else name)
+    return read
 
 
 def _text(path: Path) -> str:

@@ -32,9 +32,16 @@ def test_security_modules_are_active(facts: Facts, check: Check, flavour: Flavou
 
 @pytest.mark.control("mac-enforcing")
 def test_mandatory_access_control_enforces(facts: Facts, check: Check, flavour: Flavour) -> None:
-    kinds = {"apparmor": _apparmor_enforces, "selinux": _selinux_enforces}
+    kinds = {"apparmor": _apparmor_enforces, "selinux": _selinux_enforces, "any": _either_enforces}
     for name in flavour.allowed("mac"):
         kinds[name](facts, check, flavour)
+
+
+def _either_enforces(facts: Facts, check: Check, flavour: Flavour) -> None:
+    """Judge the one that is there: SELinux when its file system is mounted, else AppArmor."""
+    facts.ask_all([_SELINUX, _APPARMOR])
+    is_selinux = not facts.text(_SELINUX).startswith("absent")
+    (_selinux_enforces if is_selinux else _apparmor_enforces)(facts, check, flavour)
 
 
 def _apparmor_enforces(facts: Facts, check: Check, flavour: Flavour) -> None:

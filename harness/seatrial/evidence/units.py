@@ -11,7 +11,9 @@ from seatrial.errors import ObservationError
 
 __all__ = ["UNITS", "UNIT_FILES", "config_command", "matching_units", "parse_config", "parse_unit_files", "parse_units"]
 
-UNIT_FILES: Final = "systemctl list-unit-files --no-legend --no-pager --plain"
+# systemd looks through every folder for every unit: 8 s in an emulated guest, more on a busy host than the 25 s after
+# which systemctl gives up by itself.
+UNIT_FILES: Final = "SYSTEMD_BUS_TIMEOUT=240s systemctl list-unit-files --no-legend --no-pager --plain"
 UNITS: Final = (
     "systemctl list-units --all --no-legend --no-pager --plain --type=service,socket,timer,target,path,mount,automount"
 )

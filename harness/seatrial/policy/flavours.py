@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from seatrial.errors import ConfigError
 from seatrial.policy.controls import HostKind
 
 __all__ = [
     "Access",
+    "Because",
     "Budgets",
+    "Deviation",
     "Flavour",
     "LynisPolicy",
+    "Origin",
     "Route",
     "WaiverLimits",
+    "explain_flavour",
     "load_flavour",
     "merged_budgets",
 ]
@@ -125,11 +138,38 @@ class LynisPolicy(BaseModel):
     min_index: Annotated[int, Field(ge=0, le=100)]
 
 
+class Because(BaseModel):
+    """Why a flavour deviates from what it inherits, and where that is written."""
+
+    model_config = _STRICT
+
+    reason: Annotated[str, Field(min_length=1)]
+    source: Annotated[str, Field(min_length=1)]
+
+
+class Deviation(Because):
+    """How a control is judged on this flavour: by another probe than its row's, or not at all.
+
+    One that has neither takes an inherited deviation back.
+    """
+
+    probe: Mapping[str, Any] | None = None
+    applies: bool = True
+
+    @model_validator(mode="after")
+    def _not_both(self) -> Deviation:
+        if self.probe is not None and not self.applies:
+            raise ValueError("a deviation has either another probe, or applies = false")
+        return self
+
+
 class Flavour(BaseModel):
     """A kind of image with its policy. ``expect`` holds the lists that audits compare with (allow-lists).
 
     ``console_accepted`` (in the file: ``[console-accepted]``) maps regular expressions for ``title: line`` of a finding
     on the console to the reason why it is accepted.
+    ``recognise`` holds alternatives, each names of os-release with globs; it is not inherited. ``deviations`` are by
+    control.
     """
 
     model_config = _STRICT
@@ -147,6 +187,8 @@ class Flavour(BaseModel):
         Mapping[Annotated[str, AfterValidator(_is_pattern)], Annotated[str, Field(min_length=1)]],
         Field(alias="console-accepted"),
     ] = {}
+    deviations: Mapping[str, Deviation] = {}
+    recognise: tuple[Annotated[Mapping[str, str], Field(min_length=1)], ...] = ()
 
     def allowed(self, key: str) -> tuple[str, ...]:
         """Return the list that the policy holds under ``expect.key``.
@@ -162,6 +204,24 @@ class Flavour(BaseModel):
             ) from None
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """One value of a flavour's effective policy: which flavour of the chain says it, and why, where it says so."""
+
+    key: str
+    value: object
+    flavour: str
+    reason: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    name: str
+    table: Mapping[str, Any]
+    because: Mapping[str, Because]
+
+
 def load_flavour(
     name: str, read: Callable[[str], str | None], *, known: tuple[str, ...], called: str | None = None
 ) -> Flavour:
@@ -170,10 +230,44 @@ def load_flavour(
     :param called: what the flavour is called where that is not ``name``: one that is read from a file of its own.
     :raises ConfigError: unknown flavour, a circle of inheritance, or a faulty table.
     """
+    layers = _layers(name, read, known)
     merged: dict[str, Any] = {}
-    chain: list[str] = []
+    for layer in layers:
+        merged = _merge(layer.table, merged)
+    if merged.pop("abstract", False) and "abstract" in layers[0].table:
+        raise ConfigError(
+            f"flavour {name!r} is a base for others and no image's flavour", hint=f"known flavours: {', '.join(known)}"
+        )
+    try:
+        return Flavour.model_validate({**merged, "name": called or name})
+    except ValidationError as exc:
+        chain = " -> ".join(layer.name for layer in layers)
+        raise ConfigError(f"flavour {name!r} ({chain}) is not valid:\n{_faults(exc)}") from exc
+
+
+def explain_flavour(name: str, read: Callable[[str], str | None], *, known: tuple[str, ...]) -> tuple[Origin, ...]:
+    """Return the effective policy of flavour ``name``, value by value, each with where it comes from.
+
+    :raises ConfigError: as :func:`load_flavour`.
+    """
+    load_flavour(name, read, known=known)
+    origins: dict[str, Origin] = {}
+    for layer in reversed(_layers(name, read, known)):
+        for key, value in _flat(layer.table):
+            inline = Because(reason=value["reason"], source=value["source"]) if key.startswith("deviations.") else None
+            because = layer.because.get(key, inline)
+            origins[key] = Origin(
+                key, value, layer.name, because.reason if because else "", because.source if because else ""
+            )
+    return tuple(origins[key] for key in sorted(origins) if key != "abstract")
+
+
+def _layers(name: str, read: Callable[[str], str | None], known: tuple[str, ...]) -> tuple[_Layer, ...]:
+    """Return the tables of ``name`` and of all that it inherits, the nearest first."""
+    layers: list[_Layer] = []
     current: str | None = name
     while current is not None:
+        chain = [layer.name for layer in layers]
         if current in chain:
             raise ConfigError(f"flavour {name!r} inherits in a circle: {' -> '.join([*chain, current])}")
         text = read(current)
@@ -182,22 +276,40 @@ def load_flavour(
                 f"unknown flavour {current!r}" + (f", inherited by {chain[-1]!r}" if chain else ""),
                 hint=f"known flavours: {', '.join(known)}",
             )
-        chain.append(current)
         try:
             table = tomllib.loads(text)
         except tomllib.TOMLDecodeError as exc:
             raise ConfigError(f"flavour {current!r} is not valid TOML: {exc}") from exc
-        current = table.pop("inherits", None)
-        merged = _merge(table, merged)
-    if merged.pop("abstract", False) and len(chain) == 1:
-        raise ConfigError(
-            f"flavour {name!r} is a base for others and no image's flavour", hint=f"known flavours: {', '.join(known)}"
-        )
+        parent = table.pop("inherits", None)
+        if layers:
+            table.pop("recognise", None)
+        because = _because(current, table)
+        layers.append(_Layer(current, table, because))
+        current = parent
+    return tuple(layers)
+
+
+def _because(name: str, table: dict[str, Any]) -> Mapping[str, Because]:
     try:
-        return Flavour.model_validate({**merged, "name": called or name})
+        found = TypeAdapter(dict[str, Because]).validate_python(table.pop("because", {}))
     except ValidationError as exc:
-        faults = "\n".join(f"  {'.'.join(map(str, f['loc']))}: {f['msg']}" for f in exc.errors())
-        raise ConfigError(f"flavour {name!r} ({' -> '.join(chain)}) is not valid:\n{faults}") from exc
+        raise ConfigError(f"flavour {name!r} has reasons that are not valid:\n{_faults(exc)}") from exc
+    if strange := sorted(found.keys() - {key for key, _value in _flat(table)}):
+        raise ConfigError(f"flavour {name!r} gives reasons for what it does not set: {', '.join(strange)}")
+    return found
+
+
+def _flat(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Give the values of ``table`` with dotted keys; a deviation is one value."""
+    for key, value in table.items():
+        if isinstance(value, dict) and above != "deviations.":
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def _faults(exc: ValidationError) -> str:
+    return "\n".join(f"  {'.'.join(map(str, f['loc']))}: {f['msg']}" for f in exc.errors())
 
 
 def merged_budgets(flavour: Flavour, text: str, *, where: str) -> Budgets:
@@ -222,7 +334,8 @@ def merged_budgets(flavour: Flavour, text: str, *, where: str) -> Budgets:
 
 def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     both = {
-        key: _merge(under[key], over[key])
+        # A deviation is taken whole: a probe of one flavour does not go with another one's reason.
+        key: {**under[key], **over[key]} if key == "deviations" else _merge(under[key], over[key])
         for key in under.keys() & over.keys()
         if isinstance(under[key], dict) and isinstance(over[key], dict)
     }

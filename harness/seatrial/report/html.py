@@ -18,6 +18,7 @@ from seatrial.report.summary import (
     acceptance,
     accepted,
     against,
+    another_flavour,
     disk_told,
     grounds,
     says_more,
@@ -91,6 +92,8 @@ def _facts(record: Record) -> Iterator[tuple[str, str]]:
     yield "Image", f"{image.path} ({image.format}, {size(image.size_bytes)})"
     yield "SHA-256", image.sha256
     yield "After the run", _digest_after(record)
+    if text := another_flavour(record):
+        yield "But", text
     if record.replay is not None:
         yield "Judged from", f"{record.replay.facts}, taken {record.replay.taken.isoformat(timespec='seconds')}"
         yield "Left out", ", ".join(record.replay.left_out) or "no control"

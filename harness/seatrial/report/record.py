@@ -60,11 +60,13 @@ class ImageFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlavourFacts:
-    """The policy that judged."""
+    """The policy that judged, and the flavour that the system says it is (empty: it was not asked), with the reason."""
 
     name: str
     title: str
     kind: str
+    recognised: str = ""
+    recognised_by: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ __all__ = [
     "acceptance",
     "accepted",
     "against",
+    "another_flavour",
     "console_tail",
     "disk_told",
     "grounds",
@@ -83,6 +84,14 @@ def accepted(record: Record) -> tuple[Verdict, ...]:
 def waivers_to_mend(record: Record) -> tuple[WaiverNote, ...]:
     """Return the waivers that need attention: expired, not needed, unused."""
     return tuple(note for note in record.waivers if note.state is not State.USED)
+
+
+def another_flavour(record: Record) -> str:
+    """Return that the system says it is another flavour than it was judged by, in words; empty when it does not."""
+    flavour = record.flavour
+    if flavour.recognised in ("", flavour.name):
+        return ""
+    return f"the system looks like {flavour.recognised!r} ({flavour.recognised_by}); it was judged as {flavour.name!r}"
 
 
 def acceptance(waived: Waived) -> str:

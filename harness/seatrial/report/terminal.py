@@ -15,6 +15,7 @@ from seatrial.report.summary import (
     acceptance,
     accepted,
     against,
+    another_flavour,
     console_tail,
     disk_told,
     headline,
@@ -87,6 +88,8 @@ def _subject(record: Record, page: _Page) -> Iterator[str]:
     yield from page.field("image", f"{image.path} ({image.format}, {size(image.size_bytes)})")
     yield from page.field("sha256", f"{image.sha256[:16]}… ({_digest_state(record)})")
     yield from page.field("flavour", f"{record.flavour.name}: {record.flavour.title} ({record.flavour.kind})")
+    if text := another_flavour(record):
+        yield from page.field("BUT", text)
     if record.replay is not None:
         yield from _replay(record.replay, page)
     elif machine is None:

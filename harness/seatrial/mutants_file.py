@@ -1,0 +1,93 @@
+"""Mutants: seeded defects, each with the controls that must catch it, from a YAML file of ours or of anybody."""
+
+from __future__ import annotations
+
+from collections import Counter
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from seatrial.errors import ConfigError
+
+__all__ = ["Mutant", "Stage", "read_mutants"]
+
+_MOST_BYTES = 4 * 1024 * 1024
+
+
+class Stage(StrEnum):
+    """Where a defect is seeded."""
+
+    GUEST = "G"
+    REBOOT = "R"
+    IMAGE = "I"
+    COMMAND_LINE = "K"
+    QEMU = "Q"
+    HARNESS = "H"
+    BUILD = "B"
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+class Mutant(BaseModel):
+    """One way to break an image. ``caught_by`` names the controls that must go red.
+
+    A harmless variant has ``stays_green`` instead: globs for controls that it must not turn red.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9]*[0-9]+$")]
+    stage: Stage
+    change: Annotated[str, Field(min_length=1)]
+    caught_by: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
+    stays_green: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
+    note: str = ""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Mutant:
+        if bool(self.caught_by) == bool(self.stays_green):
+            raise ValueError("either caught_by or stays_green names controls")
+        return self
+
+    @property
+    def is_benign(self) -> bool:
+        """Return whether nothing may go red."""
+        return bool(self.stays_green)
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mutants: tuple[Mutant, ...]
+    benign: tuple[Mutant, ...] = ()
+
+
+def read_mutants(path: Path) -> tuple[Mutant, ...]:
+    """Return the mutants in file ``path``, and the harmless variants behind them.
+
+    :raises ConfigError: it cannot be read, is no YAML, or mutants are wrong; all faults at once.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+    except OSError as exc:
+        raise ConfigError(f"mutants file {str(path)!r} cannot be read: {exc.strerror}") from exc
+    if len(data) > _MOST_BYTES:
+        raise ConfigError(f"mutants file {str(path)!r} has more than {_MOST_BYTES >> 20} MiB")
+    try:
+        table = yaml.safe_load(data)
+        found = _File.model_validate(table)
+    except (yaml.YAMLError, RecursionError) as exc:
+        raise ConfigError(f"mutants file {str(path)!r} is not valid YAML: {exc}") from exc
+    except ValidationError as exc:
+        faults = "\n".join(f"  {'.'.join(map(str, f['loc']))}: {f['msg']}" for f in exc.errors())
+        raise ConfigError(f"mutants file {str(path)!r} is not valid:\n{faults}") from exc
+    mutants = (*found.mutants, *found.benign)
+    if twice := sorted(name for name, number in Counter(m.id for m in mutants).items() if number > 1):
+        raise ConfigError(f"mutants file {str(path)!r} has ids more than once: {', '.join(twice)}")
+    return mutants
