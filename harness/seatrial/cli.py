@@ -115,7 +115,8 @@ def image_build(name: str, force: bool) -> None:
 def gate(image: Path | None, suites: tuple[str, ...], quiet: bool, **given: str | None) -> None:
     """Boot IMAGE, judge it by all suites and decide.
 
-    Without IMAGE (and without SEATRIAL_IMAGE) the demo image 'immutable' is judged, built first if need be.
+    Without IMAGE (and without SEATRIAL_IMAGE) the demo image 'immutable' is judged, built first if need be; IMAGE may
+    also be demo:NAME.
     """
     from seatrial.plugin import gate as run_gate
 
@@ -182,6 +183,16 @@ def controls(summary: bool, as_json: bool, file: Path | None) -> None:
         click.echo(line)
 
 
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path), default=Path("seatrial.toml"))
+@click.option("--format", "form", type=click.Choice(["github", "gitlab", "azure", "json"]), default="json")
+def matrix(file: Path, form: str) -> None:
+    """Print the images and flavours of FILE (seatrial.toml) as a job matrix for a CI server."""
+    from seatrial.matrix import matrix_text, read_jobs
+
+    click.echo(matrix_text(read_jobs(file), form), nl=False)
+
+
 def _as_options(given: dict[str, str | None]) -> list[str]:
     return [
         o.flag if isinstance(o.default, bool) else f"{o.flag}={text}"
@@ -241,6 +252,8 @@ def lynis(report: Path, xml: Path | None, **given: str | None) -> None:
 
 
 def _with_demo(image: Path | None, given: dict[str, Any]) -> Path:
+    if image is not None and str(image).startswith("demo:"):
+        return _built(str(image).removeprefix("demo:"))
     chosen = _settings(image, given)
     if chosen.image is not None:
         return chosen.image
