@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from seatrial.errors import ConfigError
 from seatrial.suites import flavour_names
@@ -22,13 +22,19 @@ _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 _SHOWN: Final = 'a file with rows such as [[image]] name = "edge", image = "edge.raw", flavour = "flatcar"'
 
 
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("a path of printable characters was expected")
+    return text
+
+
 class Job(BaseModel):
     """One image that is gated: ``image`` is a path, or ``demo:NAME`` for a demo image."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, Field(pattern=_NAME)]
-    image: Annotated[str, Field(min_length=1, pattern=r"^[^\x00-\x1f\x7f]+$")]
+    image: Annotated[str, Field(min_length=1), AfterValidator(_printable)]
     flavour: str
     suites: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9._/-]+$")], ...] = ()
     lynis: bool = False
@@ -110,7 +116,8 @@ def _gitlab(jobs: Sequence[Job]) -> str:
             "script": [command.replace("$", "$$")],
             "artifacts": {"when": "always", "paths": ["out"], "reports": {"junit": "out/*/junit.xml"}},
         }
-    return json.dumps(pipeline, indent=2) + "\n"
+    # YAML readers do not join the two halves that JSON escapes a character beyond U+FFFF by.
+    return json.dumps(pipeline, indent=2, ensure_ascii=False) + "\n"
 
 
 def _plain(name: str) -> str:

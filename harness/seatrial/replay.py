@@ -11,7 +11,7 @@ from typing import Any
 
 from seatrial.check import NotChecked
 from seatrial.clock import utc_now
-from seatrial.errors import ConfigError
+from seatrial.errors import ConfigError, ObservationError
 from seatrial.evidence.console import Finding
 from seatrial.gate import Run
 from seatrial.guest.facts import Recorded
@@ -56,7 +56,7 @@ def examine_facts(settings: Settings) -> RecordedCandidate:
             hint="'seatrial lynis FOLDER/lynis-report.dat' judges the report of the earlier run",
         )
     facts = read_facts(settings.facts)
-    flavour = read_flavour(settings.flavour or recognised(Recorded(facts.answers)).flavour)
+    flavour = read_flavour(settings.flavour or _flavour_of(facts))
     size = facts.image.size_bytes
     return RecordedCandidate(
         settings=settings,
@@ -70,6 +70,14 @@ def examine_facts(settings: Settings) -> RecordedCandidate:
         recorded=facts,
         path=settings.facts,
     )
+
+
+def _flavour_of(facts: FactsFile) -> str:
+    """Return what the system says that it is; where it was not asked, what the earlier run judged it by."""
+    try:
+        return recognised(Recorded(facts.answers)).flavour
+    except ObservationError:
+        return facts.flavour
 
 
 class _NoHost:

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from records import FINDING, faults
 from seatrial.errors import ConfigError
+from seatrial.evidence.mounts import MOUNTINFO
+from seatrial.evidence.os_release import OS_RELEASE
 from seatrial.guest.facts import Answer
 from seatrial.layout import data_dir
 from seatrial.policy.differences import Difference, Kind, Touched
@@ -116,6 +118,24 @@ def test_facts_that_hold_release_and_controls_that_need_a_guest_are_left_out_alo
     assert record["boot"]["ready_s"] == 3.0
     result.stdout.fnmatch_lines(["*nothing was booted*", "*left out *1 control needs a guest: live-one"])
     result.stdout.fnmatch_lines(["decision: release (1 passed of 1 control; from facts: 1 that need a guest left out)"])
+
+
+def with_identity(os_release: str) -> FactsFile:
+    mounts = "22 1 253:2 / / rw,relatime - ext4 /dev/vda2 rw\n"
+    said = (Answer(OS_RELEASE, 0, os_release, ""), Answer(MOUNTINFO, 0, mounts, ""))
+    return replace(FACTS, answers=(*FACTS.answers, *said))
+
+
+def test_without_a_flavour_the_system_says_what_it_is(judged: Judge) -> None:
+    _result, record = judged(CHECKS, with_identity("ID=azurelinux\nVERSION_ID=3.0\n"))
+    assert record["flavour"]["name"] == "azurelinux-3"
+    assert record["flavour"]["recognised_by"] == "ID=azurelinux VERSION_ID=3.0"
+
+
+def test_a_flavour_that_the_system_is_not_is_said_aloud(judged: Judge) -> None:
+    result, record = judged(CHECKS, with_identity("ID=flatcar\n"), "--flavour=debian-general")
+    assert (record["flavour"]["name"], record["flavour"]["recognised"]) == ("debian-general", "flatcar")
+    result.stdout.fnmatch_lines(["*BUT *the system looks like 'flatcar' (ID=flatcar); it was judged as*"])
 
 
 def test_facts_that_break_a_control_reject(judged: Judge) -> None:
