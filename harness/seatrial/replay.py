@@ -109,6 +109,11 @@ class Replayed(Session):
             findings=boot.findings,
         )
 
+    @property
+    def is_lost(self) -> bool:
+        """Return that nobody can be asked anything more."""
+        return True
+
     def guard(self) -> None:
         """Find nothing lost: there is no guest."""
 
