@@ -259,6 +259,8 @@ class Gate:
         from seatrial.policy.judge import Outcome
 
         settings, check = self.candidate.settings, next(iter(_rehearsals([item])), None)
+        if not (settings.break_ or settings.repeat_failed) or settings.facts is not None:
+            return verdict
         if verdict.outcome not in (Outcome.FAIL, Outcome.ERROR) or self.session is None or self.session.is_lost:
             return verdict
         assert self.plan is not None
