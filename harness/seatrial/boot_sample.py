@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from seatrial.clock import Deadline
+from seatrial.clock import Deadline, monotonic_s
 from seatrial.errors import BootTimeout, ObservationError, SeatrialError
 from seatrial.evidence.analyze import ANALYZE, disagreements, parse_analyze
 from seatrial.evidence.boot_units import DEFAULT_TARGET, SSH_UNITS, UNITS, Units, critical_chain, parse_unit_times
@@ -31,6 +31,8 @@ _HAS_SYSTEMD: Final = "test -d /run/systemd/system && command -v systemctl >/dev
 _QUIET_AFTER_PROMPT_S: Final = 20.0
 _QUIET_S: Final = 90.0
 _LOOK_S: Final = 0.3
+# Without a prompt: seconds of the host's time after which it is worth asking for the guest's.
+_STILL_S: Final = 60.0
 _OFF_S: Final = 300.0
 
 
@@ -119,7 +121,7 @@ def measured_boot(launch: Launch, key: LoginKey, patience: Patience, progress: P
 
 def _until_over(boot: Boot, deadline: Deadline) -> float:
     """Return the virtual time at which the console had been silent for long enough."""
-    told, since = -1, 0.0
+    told, still_s, since = -1, monotonic_s(), None
     while True:
         boot.guard()
         if deadline.is_over:
@@ -130,9 +132,13 @@ def _until_over(boot: Boot, deadline: Deadline) -> float:
             )
         deadline.pause(_LOOK_S)
         if boot.console.byte_count != told:
-            told, since = boot.console.byte_count, virtual_s(boot.monitor)
+            told, still_s, since = boot.console.byte_count, monotonic_s(), None
+            continue
+        # Not even QEMU's monitor is asked for the time before the guest looks ready.
+        if not is_prompt(boot.console.last_line) and monotonic_s() - still_s < _STILL_S:
             continue
         now = virtual_s(boot.monitor)
+        since = now if since is None else since
         if now - since >= (_QUIET_AFTER_PROMPT_S if is_prompt(boot.console.last_line) else _QUIET_S):
             return now
 

@@ -109,12 +109,13 @@ def differences(machine: Machine, accelerator: Accelerator) -> tuple[Difference,
 def _board(machine: Machine, accelerator: Accelerator, firmware: Firmware | None, attached: Attached) -> list[str]:
     board = f"{machine.board},accel={accelerator}"
     pflash: list[str] = []
+    at_once: dict[str, object] = {"cache": _AT_ONCE, "aio": "native"} if attached.counted else {}
     if firmware is not None and attached.variables_fd is not None:
         board += ",pflash0=code,pflash1=variables"
         pflash = [
             *_blockdev(driver="file", filename=str(firmware.code), **{"node-name": "code", "read-only": True}),
             *_fd_set(attached.variables_fd, 1),
-            *_blockdev(driver="file", filename="/dev/fdset/1", **{"node-name": "variables"}),
+            *_blockdev(driver="file", filename="/dev/fdset/1", **{"node-name": "variables"}, **at_once),
         ]
     cpu = machine.cpu.kvm if accelerator == "kvm" else machine.cpu.tcg
     if attached.memory is not None:
@@ -123,9 +124,12 @@ def _board(machine: Machine, accelerator: Accelerator, firmware: Firmware | None
 
 
 def _channels(attached: Attached) -> list[str]:
+    console = ["-chardev", f"socket,id=console,fd={attached.console_fd}"]
+    if attached.counted:
+        console = [*_fd_set(attached.console_fd, 9), "-chardev", "file,id=console,path=/dev/fdset/9,append=on"]
     return [
         *("-chardev", f"socket,id=qmp,fd={attached.qmp_fd}", "-mon", "chardev=qmp,mode=control"),
-        *("-chardev", f"socket,id=console,fd={attached.console_fd}", "-serial", "chardev:console"),
+        *(*console, "-serial", "chardev:console"),
     ]
 
 

@@ -15,7 +15,7 @@ from seatrial.evidence.console import Finding, Phase
 from seatrial.machine.accelerator import Choice
 from seatrial.machine.arguments import Attached, Memory, qemu_arguments
 from seatrial.machine.console import Console, console_reader
-from seatrial.machine.counted import Counted, disk_in_memory, in_memory, keep_in_step
+from seatrial.machine.counted import Counted, disk_in_memory, in_memory, keep_in_step, patient_wire
 from seatrial.machine.definition import Machine
 from seatrial.machine.disk import Image, nameless_copy, nameless_overlay
 from seatrial.machine.firmware import Firmware, find_uefi
@@ -146,12 +146,10 @@ def powered_on(launch: Launch) -> Iterator[Boot]:
     :raises HostError: QEMU cannot be started.
     :raises AcceleratorError: QEMU ends at once because of KVM.
     """
-    folder = launch.folder
     with contextlib.ExitStack() as stack:
-        variables = launch.firmware.variables.read_bytes() if launch.firmware else b""
         storage = Storage(
             overlay_fd=_disk(launch, stack),
-            variables_fd=stack.enter_context(nameless_copy(variables, folder, writable=True)) if variables else None,
+            variables_fd=_variables(launch, stack),
             memory=Memory(stack.enter_context(guest_memory(launch.machine))) if launch.is_cloneable else None,
         )
         boot = stack.enter_context(paused(launch, storage))
@@ -168,6 +166,14 @@ def _disk(launch: Launch, stack: contextlib.ExitStack) -> int:
     if launch.counted:
         return stack.enter_context(disk_in_memory(launch.image))
     return stack.enter_context(nameless_overlay(launch.image.disk_bytes, launch.folder))
+
+
+def _variables(launch: Launch, stack: contextlib.ExitStack) -> int | None:
+    if launch.firmware is None:
+        return None
+    content = launch.firmware.variables.read_bytes()
+    in_file = nameless_copy(content, launch.folder, writable=True)
+    return stack.enter_context(in_memory(content, writable=True) if launch.counted else in_file)
 
 
 @contextlib.contextmanager
@@ -193,7 +199,10 @@ def paused(launch: Launch, storage: Storage, *, is_incoming: bool = False) -> It
     with contextlib.ExitStack() as stack:
         wires = [_socket_pair(stack) for _wire in range(4 if storage.memory else 2)]
         ours, theirs = zip(*wires, strict=True)
-        handed = _handed(stack, launch, storage, [sock.fileno() for sock in theirs], is_incoming=is_incoming)
+        ends = [sock.fileno() for sock in theirs]
+        if launch.counted:
+            ends[1] = stack.enter_context(patient_wire(theirs[1]))
+        handed = _handed(stack, launch, storage, ends, is_incoming=is_incoming)
         arguments = qemu_arguments(
             launch.machine,
             launch.image,

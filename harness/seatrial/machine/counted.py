@@ -6,10 +6,13 @@ What each part is for was found by experiment; see ``suites/boot/README.md``.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
 import shutil
+import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,6 +33,7 @@ __all__ = [
     "in_memory",
     "is_prompt",
     "keep_in_step",
+    "patient_wire",
     "virtual_s",
 ]
 
@@ -37,6 +41,7 @@ __all__ = [
 MEMORY: Final = Path("/dev/shm")  # noqa: S108 -- the files there are nameless
 _BASE: Final = "2026-01-01T00:00:00"
 _BLOCK: Final = 4 * 1024 * 1024
+_WIRE_BYTES: Final = 1024 * 1024
 _DIRECT: Final = getattr(os, "O_DIRECT", 0)
 
 
@@ -131,15 +136,45 @@ def copied_in_memory(disk: int) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def in_memory(content: bytes) -> Iterator[int]:
-    """Yield a read-only descriptor for QEMU of a nameless file in memory that holds ``content``.
+def in_memory(content: bytes, *, writable: bool = False) -> Iterator[int]:
+    """Yield a descriptor for QEMU of a nameless file in memory that holds ``content`` (a seed, firmware variables).
 
     :raises HostError: there is no room for it.
     """
     with _nameless() as copy:
         os.pwrite(copy, content.ljust(-(-len(content) // 4096) * 4096, b"\0"), 0)
-        with _for_qemu(copy, os.O_RDONLY) as descriptor:
+        with _for_qemu(copy, os.O_RDWR if writable else os.O_RDONLY) as descriptor:
             yield descriptor
+
+
+@contextlib.contextmanager
+def patient_wire(sock: socket.socket) -> Iterator[int]:
+    """Yield a descriptor for QEMU whose bytes go to ``sock``, and that never makes it wait.
+
+    QEMU writes a serial port byte by byte. A socket is full after some 250 of them when its reader is late; the guest
+    then polls its port, at the host's pace, and counts every poll. A pipe takes a million.
+    """
+    reading, writing = os.pipe()
+    with contextlib.suppress(OSError):  # above the user's limit: the default holds 65,536 bytes
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _WIRE_BYTES)
+    ours = sock.dup()
+
+    def carry() -> None:
+        with contextlib.suppress(OSError):
+            while data := os.read(reading, 65536):
+                ours.sendall(data)
+
+    thread = threading.Thread(target=carry, name="seatrial-wire", daemon=True)
+    thread.start()
+    try:
+        yield writing
+    finally:
+        os.close(writing)  # QEMU is gone: the thread reads the end
+        with contextlib.suppress(OSError):
+            ours.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        os.close(reading)
+        ours.close()
 
 
 @contextlib.contextmanager
