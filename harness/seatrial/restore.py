@@ -161,11 +161,12 @@ class Session:
                 hint="mark the check changes_guest and use the fixture 'guest', or call restored() for a copy",
             )
         before = told(self.shell, question)
-        restart()
-        self.restarts += 1
-        self.held.close()
-        back = came_back(self.guest.address, self.way, question, before, guard=self.boot.guard)
-        self.guest = self.held.enter_context(back)
+        with self.boot.watch.reboot_expected():
+            restart()
+            self.restarts += 1
+            self.held.close()
+            back = came_back(self.guest.address, self.way, question, before, guard=self.boot.guard)
+            self.guest = self.held.enter_context(back)
         fresh = new_session(self.guest, self.boot)
         self.host, self.facts = fresh.host, fresh.facts
 

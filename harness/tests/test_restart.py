@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import seatrial.guest.restart
 import seatrial.restore
 from seatrial.errors import BootFatal, BootTimeout, CommandTimeout, HostKeyChanged, ObservationError, SessionLost
 from seatrial.guest.ready import Patience
 from seatrial.guest.restart import WayIn, came_back, order, told
 from seatrial.guest.shell import Shell
 from seatrial.guest.ssh import Address, RunKey
-from seatrial.restore import reseed, set_clock
+from seatrial.restore import new_session, reseed, set_clock
 from ssh_server import Served
 
 
@@ -120,3 +124,38 @@ def test_every_copy_gets_other_randomness_and_says_whether_it_used_it() -> None:
     guest, deaf = Slow([]), Slow([], status=1)
     assert (reseed(guest), reseed(guest), reseed(deaf)) == (True, True, False)
     assert guest.commands[0] != guest.commands[1]
+
+
+class Announced:
+    """A watch that knows whether a restart was announced when it happened."""
+
+    def __init__(self) -> None:
+        self.is_announced = False
+
+    @contextlib.contextmanager
+    def reboot_expected(self) -> Iterator[None]:
+        self.is_announced = True
+        yield
+        self.is_announced = False
+
+
+@pytest.mark.parametrize("restart", ["reboot", "power_cut", "soft_reboot"])
+def test_a_restart_is_announced_to_the_watch_and_gives_a_new_host(
+    server: Served, way: WayIn, shell: Shell, monkeypatch: pytest.MonkeyPatch, restart: str
+) -> None:
+    watch, answers = Announced(), iter(["old", "new"])
+    ordered: list[bool] = []
+    monkeypatch.setattr(seatrial.restore, "told", lambda *_args: next(answers))
+    monkeypatch.setattr(seatrial.guest.restart, "told", lambda *_args: next(answers))
+    monkeypatch.setattr(seatrial.restore, "order", lambda *_args: ordered.append(watch.is_announced))
+    monitor = SimpleNamespace(execute=lambda _command: ordered.append(watch.is_announced))
+    launch = SimpleNamespace(image=SimpleNamespace(path=Path("disk.raw")))
+    boot: Any = SimpleNamespace(watch=watch, monitor=monitor, launch=launch, guard=lambda: None)
+    guest: Any = SimpleNamespace(shell=shell, address=Address(server.port))
+    session = new_session(guest, boot, way=way, is_restored=True)
+    before = session.host
+    with session.held:
+        getattr(session, restart)()
+        assert session.host.run("echo here").stdout == "here\n"
+    assert (ordered, watch.is_announced, session.restarts) == ([True], False, 1)
+    assert session.host is not before
