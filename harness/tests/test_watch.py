@@ -234,6 +234,24 @@ def test_a_restart_during_the_suites_ends_the_run(machine: Machine) -> None:
     assert "restarted by itself while the suites ran" in error.message
 
 
+def test_a_restart_is_the_same_whether_console_or_qemu_tell_first(machine: Machine) -> None:
+    for _ in range(2):
+        machine.say("[    0.0] Linux version 6.12\nWelcome to Debian!\n")
+    machine.monitor.note("RESET", {"reason": "guest-reset"})
+    machine.watch.guard()
+    assert machine.watch.phase is Phase.USERSPACE
+    (found,) = machine.watch.findings
+    assert found.line == "RESET (guest-reset) in phase userspace"
+
+
+def test_a_restart_during_the_suites_that_the_console_told_first_is_one(machine: Machine) -> None:
+    machine.watch.ready()
+    machine.say('BdsDxe: loading Boot0001 "x" from y\n')
+    machine.monitor.note("RESET", {"reason": "guest-reset"})
+    error = trouble(machine)
+    assert "restarted by itself while the suites ran: QEMU reported RESET" in error.message
+
+
 def test_a_restart_by_kexec_during_the_suites_ends_the_run(machine: Machine) -> None:
     machine.watch.ready()
     machine.say("[    0.0] Linux version 6.12\n")

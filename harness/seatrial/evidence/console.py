@@ -136,6 +136,8 @@ class Findings:
 class Scanner:
     """Reads a console as it comes: follows the phase, keeps findings, remembers the first fatal line.
 
+    ``restarts`` counts the starts that were seen again, ``left`` is the phase in which the last of them came.
+
     Cutting the stream into other chunks changes nothing of the result but the times.
     """
 
@@ -143,6 +145,7 @@ class Scanner:
         self._table = table
         self.phase = phase
         self.restarts = 0
+        self.left = phase
         self.fatal: Hit | None = None
         self.findings = Findings()
         self.tolerated: frozenset[str] = frozenset()
@@ -213,7 +216,7 @@ class Scanner:
         if ahead > 0:
             self.phase = mark.phase
         elif ahead < 0 and mark.is_start:
-            self.phase = mark.phase
+            self.left, self.phase = self.phase, mark.phase
             self.restarts += 1
 
 

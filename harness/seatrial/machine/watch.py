@@ -222,19 +222,17 @@ class Watch:
         return error_of_event(event.name, event.data)
 
     def _judge_reset(self, reason: str) -> SeatrialError | None:
-        phase = self.phase
+        phase = self._phase_before_reset()
         if self._stillness is not None:
             self._stillness.restart()
         if self._reboot_expected:
-            self.console.scanner.phase = Phase.FIRMWARE
             return None
-        if phase is Phase.SUITE:
+        if self._is_ready:
             return GuestStopped(
                 f"the guest restarted by itself while the suites ran: QEMU reported RESET ({reason})",
                 hint="look for a panic with panic= on the command line, a watchdog, or a unit that reboots",
             )
         self._note(RESTARTED, f"RESET ({reason}) in phase {phase}")
-        self.console.scanner.phase = Phase.FIRMWARE
         self._restarts += 1
         self._early_restarts += phase is not Phase.USERSPACE
         if self._restarts > _MOST_RESTARTS or self._early_restarts > _MOST_EARLY_RESTARTS:
@@ -244,6 +242,15 @@ class Watch:
                 "first-boot step that never succeeds",
             )
         return None
+
+    def _phase_before_reset(self) -> Phase:
+        """Return the phase that a reset ended, and begin at the firmware where the console has not told so itself."""
+        scanner = self.console.scanner
+        if scanner.restarts != self._restarts_seen:  # it shows the next start already
+            self._restarts_seen = scanner.restarts
+            return scanner.left
+        phase, scanner.phase = scanner.phase, Phase.FIRMWARE
+        return phase
 
     def _unannounced_start(self) -> SeatrialError | None:
         restarts = self.console.scanner.restarts
