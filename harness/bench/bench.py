@@ -23,8 +23,8 @@ from seatrial.clock import Deadline
 from seatrial.images import built
 from seatrial.layout import cache_dir, data_dir, out_dir
 from seatrial.machine.accelerator import choices
-from seatrial.machine.boot import usable_firmware
 from seatrial.machine.definition import load_machine
+from seatrial.machine.firmware import usable_firmware
 
 HERE = Path(__file__).parent
 READY = b"a root shell in the candidate"

@@ -145,7 +145,7 @@ def _empty(candidate: Candidate, plan: Plan) -> BootRecord:
         clock=plan.clock,
         shift=plan.shift if plan.clock == "counted" else None,
         which=plan.which,
-        qemu=candidate.qemu,
+        qemu=candidate.features.version_text,
         host=_host(),
         steps="",
         discarded=0,

@@ -16,6 +16,8 @@ from seatrial.suites import suite_folders
 
 __all__ = ["main"]
 
+_MACHINE = ("accel", "machine", "firmware", "tpm", "disk_bus", "memory", "cpus", "network")
+_TIMES = ("boot_timeout", "settle_timeout", "command_timeout")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -98,20 +100,7 @@ def image_build(name: str, force: bool) -> None:
 @click.argument("image", type=click.Path(path_type=Path), required=False)
 @click.option("--suite", "suites", multiple=True, metavar="NAME|DIR", help="Judge by this suite only; may be repeated.")
 @click.option("-q", "--quiet", is_flag=True, help="Plain lines, no live progress.")
-@_run_options(
-    "image",
-    "flavour",
-    "accel",
-    "machine",
-    "lynis",
-    "break",
-    "repeat_failed",
-    "waivers",
-    "boot_timeout",
-    "settle_timeout",
-    "command_timeout",
-    "out",
-)
+@_run_options("image", "flavour", "lynis", "break", "repeat_failed", "waivers", "out", *_MACHINE, *_TIMES)
 def gate(image: Path | None, suites: tuple[str, ...], quiet: bool, **given: str | None) -> None:
     """Boot IMAGE, judge it by all suites and decide.
 
@@ -204,7 +193,7 @@ def _as_options(given: dict[str, str | None]) -> list[str]:
 @main.command()
 @click.argument("image", type=click.Path(path_type=Path))
 @click.option("--console", is_flag=True, help="Watch and use the serial console instead of a shell; Ctrl-] leaves.")
-@_run_options("flavour", "accel", "machine", "boot_timeout", "settle_timeout", "command_timeout")
+@_run_options("flavour", *_MACHINE, *_TIMES)
 def boot(image: Path, console: bool, **given: str | None) -> None:
     """Boot IMAGE untouched and give a root shell in it; what is changed is thrown away at the end."""
     from seatrial.interactive import boot_for_a_person

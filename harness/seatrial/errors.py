@@ -38,6 +38,7 @@ __all__ = [
     "SecureBootRefused",
     "SessionError",
     "SessionLost",
+    "TpmLost",
     "packed",
     "unpacked",
 ]
@@ -50,6 +51,7 @@ class SeatrialError(Exception):
       - ConfigError        the user must change an option or a table            exit status 4
       - HostError          this computer lacks something (QEMU, space, ...)     exit status 2
         - AcceleratorError   KVM is there but runs no guest
+        - TpmLost            the TPM's emulator ended under the guest
       - BootError          the image did not come up                            exit status 1
         - BootFatal          the console said so; its kinds:
           KernelPanic, EmergencyShell, NoBootableSystem, SecureBootRefused, QuestionAsked, DataCorrupted
@@ -122,6 +124,10 @@ class Scene:
     at_s: float
     tail: tuple[str, ...] = ()
     screenshot: Path | None = None
+
+
+class TpmLost(HostError):
+    """The emulator of the guest's TPM ended while the guest ran."""
 
 
 class BootError(SeatrialError):

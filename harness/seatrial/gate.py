@@ -232,7 +232,7 @@ class Run:
                 definition=machine.name,
                 accelerator=launch.choice.accelerator,
                 accelerator_reason=launch.choice.reason,
-                qemu=self.candidate.qemu,
+                qemu=self.candidate.features.version_text,
                 firmware=launch.firmware.description if launch.firmware else "QEMU's built-in BIOS",
                 cpus=machine.cpus,
                 memory_mib=machine.memory_mib,

@@ -339,7 +339,7 @@ class Gate:
     def pytest_report_header(self) -> str:
         """Say what is judged."""
         candidate = self.candidate
-        return f"seatrial: {candidate.image.path} as {candidate.flavour.name}, QEMU {candidate.qemu}"
+        return f"seatrial: {candidate.image.path} as {candidate.flavour.name}, QEMU {candidate.features.version_text}"
 
 
 def _candidate(settings: Settings, progress: Progress) -> Candidate:

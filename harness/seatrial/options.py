@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,12 @@ class Settings:
     flavour: str | None
     accel: Literal["auto", "kvm", "tcg"]
     machine: str | None
+    firmware: str | None
+    tpm: Literal["on", "off"] | None
+    disk_bus: str | None
+    memory: int | None
+    cpus: int | None
+    network: bool
     access: Literal["credentials", "credentials-fw-cfg", "cloud-init", "ignition", "existing"] | None
     ssh_user: str | None
     ssh_key: Path | None
@@ -92,6 +99,20 @@ def _repeats(text: str) -> int:
     return value
 
 
+def _mebibytes(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,6})([MG]?)", text.strip().upper().removesuffix("IB").removesuffix("B"))
+    if match is None:
+        raise ValueError("a size such as 2048, 512M or 4G was expected")
+    return int(match[1]) * (1024 if match[2] == "G" else 1)
+
+
+def _count(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError("a whole number was expected") from None
+
+
 def _switch(text: str) -> bool:
     known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
     try:
@@ -115,7 +136,30 @@ OPTIONS = (
         default="auto",
         help="how QEMU runs the guest; auto takes KVM when a guest really runs on it, else TCG (emulation)",
     ),
-    Option(name="machine", metavar="NAME", help="virtual hardware; by default the one that the flavour names"),
+    Option(
+        name="machine",
+        metavar="NAME|FILE",
+        help="virtual hardware: a name of qemu/machines, or a definition of your own (.toml); else the flavour's",
+    ),
+    Option(
+        name="firmware",
+        metavar="KIND|FILES",
+        help="uefi, uefi-secure (Secure Boot, keys enrolled), bios; or files of your own: CODE:VARIABLES, or a BIOS",
+    ),
+    Option(name="tpm", choices=("on", "off"), help="give the guest a TPM 2.0 (swtpm), or none"),
+    Option(
+        name="disk_bus",
+        choices=("virtio-blk", "virtio-scsi", "nvme", "ahci"),
+        help="what the guest finds its disk on, instead of the machine's bus",
+    ),
+    Option(name="memory", parse=_mebibytes, metavar="SIZE", help="the guest's memory: MiB, or with a suffix as in 4G"),
+    Option(name="cpus", parse=_count, metavar="NUMBER", help="the guest's number of virtual CPUs"),
+    Option(
+        name="network",
+        parse=_switch,
+        default=False,
+        help="let the guest reach the world (without it, it reaches nothing)",
+    ),
     Option(
         name="access",
         choices=("credentials", "credentials-fw-cfg", "cloud-init", "ignition", "existing"),

@@ -14,7 +14,7 @@ from pathlib import Path
 from seatrial.clock import Deadline
 from seatrial.errors import HostError
 
-__all__ = ["Child", "Finished", "clean_environment", "require_program", "run", "running"]
+__all__ = ["Child", "Confinement", "Finished", "bound", "clean_environment", "require_program", "run", "running"]
 
 _KEPT = ("HOME", "LANG", "PATH", "TMPDIR", "USER", "LOGNAME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR")
 _GRACE_S = 5.0
@@ -96,6 +96,19 @@ def run(
     return Finished(words, done.returncode, done.stdout, done.stderr)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confinement:
+    """What a program that reads hostile input must do without: privileges, core dumps, files of any size.
+
+    ``user``: numeric user and group id to run as (the caller is root then), None to stay who we are; ``groups``:
+    supplementary group ids. A write beyond ``file_bytes`` of one file fails as an I/O error (setrlimit(2)).
+    """
+
+    file_bytes: int
+    user: tuple[int, int] | None = None
+    groups: tuple[int, ...] = ()
+
+
 class Child:
     """A program that runs in the background, as its starter sees it."""
 
@@ -127,6 +140,7 @@ def running(
     pass_fds: Sequence[int] = (),
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    confined: Confinement | None = None,
 ) -> Iterator[Child]:
     """Run a long-lived program in a process group of its own; its output goes to ``log``.
 
@@ -135,8 +149,7 @@ def running(
 
     :raises HostError: the program cannot be started.
     """
-    setpriv = require_program("setpriv", why="bind child processes to the life of this one (util-linux)")
-    words = [os.fspath(setpriv), "--pdeathsig", "KILL", "--", *(os.fspath(word) for word in argv)]
+    words = [*bound(confined), *(os.fspath(word) for word in argv)]
     with log.open("ab") as sink:
         try:
             process = subprocess.Popen(
@@ -148,13 +161,39 @@ def running(
                 env=clean_environment(env),
                 pass_fds=tuple(pass_fds),
                 start_new_session=True,
+                # Python ignores SIGXFSZ. A confined child inherits that: a file that grows too large is an error to it.
+                restore_signals=confined is None,
             )
         except OSError as exc:
-            raise HostError(f"cannot start {words[4]!r}: {exc.strerror}", hint="run 'seatrial doctor'") from exc
+            raise HostError(
+                f"cannot start {os.fspath(argv[0])!r}: {exc.strerror}", hint="run 'seatrial doctor'"
+            ) from exc
     try:
         yield Child(process)
     finally:
         _end(process)
+
+
+def bound(confined: Confinement | None) -> list[str]:
+    """Return the words that, put before a program's, bind it to our life and take from it what ``confined`` says.
+
+    :raises HostError: util-linux is not installed.
+    """
+    setpriv = os.fspath(require_program("setpriv", why="bind child processes to the life of this one (util-linux)"))
+    if confined is None:
+        return [setpriv, "--pdeathsig", "KILL", "--"]
+    prlimit = os.fspath(require_program("prlimit", why="bound what child processes may use (util-linux)"))
+    size = confined.file_bytes
+    return [
+        *(setpriv, "--pdeathsig", "KILL", "--no-new-privs"),
+        *(_as_user(*confined.user, confined.groups) if confined.user else ()),
+        *("--", prlimit, "--core=0:0", f"--fsize={size}:{size}", "--"),
+    ]
+
+
+def _as_user(user: int, group: int, groups: tuple[int, ...]) -> list[str]:
+    more = ["--groups", ",".join(map(str, groups))] if groups else ["--clear-groups"]
+    return ["--reuid", str(user), "--regid", str(group), "--inh-caps=-all", *more]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -20,6 +20,7 @@ from seatrial.layout import data_dir
 from seatrial.machine.boot import BootFacts
 from seatrial.machine.definition import load_machine
 from seatrial.machine.disk import Image
+from seatrial.machine.features import NO_QEMU
 from seatrial.options import Settings
 from seatrial.progress import Progress
 from seatrial.rehearsal import Rehearsal
@@ -64,7 +65,7 @@ def examine_facts(settings: Settings) -> RecordedCandidate:
         flavour=flavour,
         machine=load_machine(flavour.machine, data_dir("qemu") / "machines"),
         firmware=None,
-        qemu="none",
+        features=NO_QEMU,
         tries=(),
         waivers=read_waivers(settings.waivers, settings.facts, flavour, utc_now().date()),
         recorded=facts,

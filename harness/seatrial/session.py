@@ -19,10 +19,11 @@ from seatrial.guest.restart import WayIn
 from seatrial.guest.ssh import Address, LoginKey, RunKey
 from seatrial.layout import cache_dir, data_dir
 from seatrial.machine.accelerator import Choice, choices, remember_kvm
-from seatrial.machine.boot import Boot, Launch, powered_on, qemu_version, usable_firmware
-from seatrial.machine.definition import Machine, load_machine
+from seatrial.machine.boot import Boot, Launch, powered_on
+from seatrial.machine.definition import Machine, firmware_override, load_machine, overridden
 from seatrial.machine.disk import Image, open_image, ready
-from seatrial.machine.firmware import Firmware
+from seatrial.machine.features import Features, qemu_features
+from seatrial.machine.firmware import Firmware, usable_firmware
 from seatrial.machine.provision import KEY_COMMENT, provision
 from seatrial.machine.stillness import HangLimits
 from seatrial.machine.watch import Watch
@@ -38,6 +39,7 @@ __all__ = ["Candidate", "Session", "booted", "booted_again", "examine", "first_u
 
 _MOST_CONSOLE = 262_144
 _REFUSED_S = 30.0
+_TPM = {"x86_64": "crb", "aarch64": "tis"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +51,7 @@ class Candidate:
     flavour: Flavour
     machine: Machine
     firmware: Firmware | None
-    qemu: str
+    features: Features
     tries: tuple[Choice, ...]
     waivers: Waivers
     key: LoginKey | None = None
@@ -76,8 +78,8 @@ def examine(settings: Settings, progress: Progress | None = None) -> Candidate:
     waivers = read_waivers(settings.waivers, settings.image, flavour, utc_now().date())
     way = way_in(flavour, settings)
     flavour = flavour.model_copy(update={"access": way.access})
-    machine = load_machine(settings.machine or flavour.machine, data_dir("qemu") / "machines")
-    qemu = qemu_version(machine)
+    machine = _machine(settings, flavour)
+    features = qemu_features(machine.qemu, why=f"boot images on machine {machine.name!r}")
     firmware = usable_firmware(machine)
     tries = choices(settings.accel, cache_dir())
     image = ready(image, cache_dir("unpacked"), progress or Silent())
@@ -87,12 +89,33 @@ def examine(settings: Settings, progress: Progress | None = None) -> Candidate:
         flavour=flavour,
         machine=machine,
         firmware=firmware,
-        qemu=qemu,
+        features=features,
         tries=tries,
         waivers=waivers,
         key=way.key,
         ignition=way.ignition,
     )
+
+
+def _machine(settings: Settings, flavour: Flavour) -> Machine:
+    machine = load_machine(settings.machine or flavour.machine, data_dir("qemu") / "machines")
+    return overridden(
+        machine,
+        {
+            "memory_mib": settings.memory,
+            "cpus": settings.cpus,
+            "disk": settings.disk_bus,
+            "open_network": settings.network,
+            "tpm": _tpm(settings.tpm, machine),
+            **firmware_override(settings.firmware),
+        },
+    )
+
+
+def _tpm(wanted: str | None, machine: Machine) -> str | None:
+    if wanted == "on":
+        return _TPM[machine.arch] if machine.tpm == "none" else machine.tpm
+    return "none" if wanted == "off" else None
 
 
 @contextlib.contextmanager
@@ -161,6 +184,7 @@ def launch_of(
     """Return all that a boot of ``candidate`` on the accelerator ``choice`` needs."""
     return Launch(
         machine=candidate.machine,
+        features=candidate.features,
         image=candidate.image,
         choice=choice,
         firmware=candidate.firmware,

@@ -5,6 +5,7 @@ Built from packages that apt on this computer fetches, and cached by what it is 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import lzma
@@ -21,7 +22,7 @@ from seatrial.clock import Deadline
 from seatrial.layout import cache_dir, data_dir
 from seatrial.process import run
 
-__all__ = ["QUICK", "Micro", "micro_guest"]
+__all__ = ["QUICK", "Micro", "micro_guest", "reachable"]
 
 # For the kernel's command line: no self-tests and no probing for what is not there, which cost an emulated CPU seconds.
 QUICK = "console=ttyS0 quiet cryptomgr.notests nokaslr mitigations=off no_timer_check i8042.nokbd i8042.noaux"
@@ -39,6 +40,14 @@ class Micro:
 
     kernel: Path
     initrd: Path
+
+
+@contextlib.contextmanager
+def reachable(*files: Path) -> Iterator[list[Path]]:
+    """Yield copies that every user may read: QEMU runs as one who may not look into root's home."""
+    with tempfile.TemporaryDirectory(prefix="seatrial-micro-") as place:
+        os.chmod(place, 0o755)
+        yield [Path(shutil.copyfile(file, Path(place, file.name))) for file in files]
 
 
 def micro_guest() -> Micro:

@@ -10,7 +10,7 @@ from typing import Any
 from unittest.mock import patch
 
 import seatrial.machine.boot
-from micro import micro_guest
+from micro import micro_guest, reachable
 from seatrial.machine.arguments import qemu_arguments
 from seatrial.options import resolve
 from seatrial.progress import Silent
@@ -31,7 +31,7 @@ def micro_session(folder: Path, *, is_cloneable: bool = True, words: str = "", *
     append = f"console=ttyS0 quiet panic=-1 rdinit=/init {words}"
 
     def with_kernel(*args: Any, **named: Any) -> list[str]:
-        direct = ["-kernel", str(guest.kernel), "-initrd", str(guest.initrd), "-append", append]
+        direct = ["-kernel", str(kernel), "-initrd", str(initrd), "-append", append]
         # The kernel that QEMU loads itself takes the first place among what is booted.
         words = [word.replace("bootindex=0", "bootindex=1") for word in qemu_arguments(*args, **named)]
         return [*words, *direct]
@@ -39,6 +39,7 @@ def micro_session(folder: Path, *, is_cloneable: bool = True, words: str = "", *
     run = folder / "run"
     run.mkdir()
     with (
+        reachable(guest.kernel, guest.initrd) as (kernel, initrd),
         patch.object(seatrial.machine.boot, "qemu_arguments", with_kernel),
         booted(candidate, run, run="micro", progress=Silent(), is_cloneable=is_cloneable) as session,
     ):

@@ -32,7 +32,7 @@ def machine(disk: str = "virtio-blk") -> Machine:
 
 def arguments(clock: Counted | None, disk: str = "virtio-blk", seed: int | None = None) -> list[str]:
     image = Image(path=Path("/i.raw"), format="raw", file_bytes=1, disk_bytes=512)
-    attached = Attached(qmp_fd=3, console_fd=4, overlay_fd=5, variables_fd=None, seed_fd=seed, counted=clock)
+    attached = Attached(qmp_fd=3, console_fd=4, overlay_fd=5, base_fd=9, variables_fd=None, seed_fd=seed, counted=clock)
     return qemu_arguments(machine(disk), image, accelerator="tcg", firmware=None, attached=attached, smbios=())
 
 

@@ -70,12 +70,12 @@ def test_a_user_without_subordinate_ids_cannot_build(tmp_path: Path, table: str)
 
 def test_looking_finds_programs_on_path_and_their_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _program(tmp_path / "bin" / "qemu-system-x86_64", "echo 'QEMU emulator version 8.1.2 (somewhere)'")
-    _program(tmp_path / "bin" / "swtpm", "exit 1")
+    _program(tmp_path / "bin" / "lynis", "exit 1")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("SEATRIAL_CACHE", str(tmp_path / "cache"))
     host = look()
     assert host.present["qemu-system-x86_64"] == (8, 1, 2)
-    assert host.present["swtpm"] == ()
+    assert host.present["lynis"] == ()
     assert host.cache == tmp_path / "cache"
     assert host.free_gib > 0
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import seatrial.machine.boot
 from ignition_guest import ignition_guest
+from micro import reachable
 from seatrial.errors import BootFatal
 from seatrial.guest.ready import Guest, Patience, ready_guest
 from seatrial.guest.ssh import Address, RunKey
@@ -18,6 +19,7 @@ from seatrial.machine.arguments import qemu_arguments
 from seatrial.machine.boot import Boot, Launch, powered_on
 from seatrial.machine.definition import load_machine
 from seatrial.machine.disk import Image
+from seatrial.machine.features import qemu_features
 from seatrial.machine.provision import KEY_COMMENT, provision
 from seatrial.policy.flavours import Access
 from seatrial.progress import Silent
@@ -30,17 +32,19 @@ PATIENCE = Patience(boot_s=240, settle_s=120, command_s=60)
 
 
 @pytest.fixture
-def direct(monkeypatch: pytest.MonkeyPatch) -> None:
+def direct(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Start the Ignition guest's kernel directly; everything else is the product's own command line."""
     guest = ignition_guest()
-    words = ["-kernel", str(guest.kernel), "-initrd", str(guest.initrd), "-append", "console=ttyS0 quiet panic=-1"]
 
     def arguments(*args: object, **more: object) -> list[str]:
         product: list[str] = qemu_arguments(*args, **more)  # type: ignore[arg-type]  # passed on as they came
+        words = ["-kernel", str(kernel), "-initrd", str(initrd), "-append", "console=ttyS0 quiet panic=-1"]
         # The kernel takes the first place in the boot order itself.
         return [*(word.replace(",bootindex=0", "") for word in product), *words]
 
-    monkeypatch.setattr(seatrial.machine.boot, "qemu_arguments", arguments)
+    with reachable(guest.kernel, guest.initrd) as (kernel, initrd):
+        monkeypatch.setattr(seatrial.machine.boot, "qemu_arguments", arguments)
+        yield
 
 
 @contextlib.contextmanager
@@ -50,6 +54,7 @@ def started(folder: Path, key: RunKey, *, user: str, ignition: str) -> Iterator[
     machine = load_machine("q35-uefi", data_dir("qemu") / "machines")
     access = Access(route="ignition", user=user)
     launch = Launch(
+        features=qemu_features(machine.qemu, why="test Ignition"),
         machine=machine.model_copy(update={"firmware": "bios", "memory_mib": 768}),
         image=Image(path=disk, format="raw", file_bytes=1 << 20, disk_bytes=1 << 20),
         choice=Choice("tcg", "the test asks for it"),

@@ -32,7 +32,7 @@ from seatrial.progress import Silent
 from seatrial.session import first_usable
 
 MACHINES = data_dir("qemu") / "machines"
-FIRMWARE = Firmware(description="UEFI", code=Path("/fw/code.fd"), variables=Path("/fw/vars.fd"), format="raw")
+FIRMWARE = Firmware(description="UEFI", code=Path("/fw/code.fd"), variables=Path("/fw/vars.fd"))
 
 
 def q35() -> Machine:
@@ -45,7 +45,9 @@ def arguments(format: Format = "raw", *, seed_fd: int | None = None, smbios: tup
         Image(path=Path("/images/a,b.raw"), format=format, file_bytes=1, disk_bytes=512),
         accelerator="tcg",
         firmware=FIRMWARE,
-        attached=Attached(qmp_fd=10, console_fd=11, overlay_fd=12, variables_fd=13, seed_fd=seed_fd),
+        attached=Attached(
+            qmp_fd=10, console_fd=11, overlay_fd=12, base_fd=15, code_fd=16, variables_fd=13, seed_fd=seed_fd
+        ),
         smbios=smbios,
     )
 
@@ -59,7 +61,7 @@ def test_the_candidate_is_opened_read_only_at_every_layer() -> None:
     nodes = blockdevs(arguments())
     assert nodes["base-file"] == {
         "driver": "file",
-        "filename": "/images/a,b.raw",
+        "filename": "/dev/fdset/5",
         "node-name": "base-file",
         "read-only": True,
     }
@@ -135,7 +137,10 @@ def test_firmware_is_chosen_by_feature_and_board(tmp_path: Path) -> None:
 
 
 def test_without_firmware_the_host_is_at_fault(tmp_path: Path) -> None:
-    with pytest.raises(HostError, match=r"no UEFI firmware for x86_64 .*\n  hint: 'seatrial doctor' names the package"):
+    with pytest.raises(
+        HostError,
+        match=r"no UEFI firmware without Secure Boot for x86_64 .*\n  hint: 'seatrial doctor' names the package",
+    ):
         find_uefi("x86_64", "q35", folders=[descriptor(tmp_path, "a", ["secure-boot"], ["pc-q35-*"])])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,7 @@ class FakeMonitor(Monitor):
         self.state = "running"
         self.operations = 0
         self.screen = b""
+        self.given = -1
 
     def execute(self, command: str, **arguments: object) -> Any:
         if command == "query-status":
@@ -53,8 +55,14 @@ class FakeMonitor(Monitor):
         if command == "query-blockstats":
             return [{"stats": {"rd_operations": self.operations, "wr_operations": 0}}]
         if command == "screendump" and self.screen:
-            return Path(str(arguments["filename"])).write_bytes(self.screen)
+            return os.write(self.given, self.screen)
+        if command == "remove-fd":
+            return {}
         raise HostError(f"QEMU refused {command!r}")
+
+    def hand_over(self, descriptor: int, command: str, **arguments: object) -> Any:
+        self.given = descriptor
+        return {"fdset-id": 9}
 
 
 class FakeChild(Child):

@@ -142,6 +142,7 @@ REQUIREMENTS: tuple[Requirement, ...] = (
         name="swtpm",
         why="gives guests a TPM, for machines that have one",
         need=Need.OPTIONAL,
+        minimum=(0, 7),
         packages=_everywhere("swtpm"),
     ),
     Requirement(

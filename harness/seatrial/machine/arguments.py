@@ -1,19 +1,24 @@
-"""QEMU's command line, put together from groups. Pure: descriptors and paths in, argument list out."""
+"""QEMU's command line, put together from groups. Pure: descriptors and definitions in, argument list out.
+
+Files reach QEMU as descriptors that it inherits (``-add-fd``), so that it may run as a user who can open none of them.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from seatrial.machine.counted import Counted
 from seatrial.machine.definition import Accelerator, Machine
 from seatrial.machine.disk import Image
 from seatrial.machine.firmware import Firmware
-from seatrial.policy.differences import Difference, Kind
+from seatrial.policy.differences import Difference, Kind, Touched
 
-__all__ = ["LIFELINE", "Attached", "Memory", "differences", "qemu_arguments"]
+__all__ = ["LIFELINE", "Attached", "Memory", "devices_in", "differences", "qemu_arguments"]
 
+_VARIABLES, _OVERLAY, _SEED, _FROZEN, _BASE, _CODE, _KVM = range(1, 8)
 # Where a guest finds the two streams of a lifeline: QEMU's own network, so it works without any route outwards.
 LIFELINE = ("10.0.2.100", (2201, 2202))
 
@@ -32,7 +37,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attached:
-    """Descriptors that QEMU inherits: everything that has no name in the file system.
+    """Descriptors that QEMU inherits: everything that it reads or writes of this host.
 
     A machine with ``memory`` or ``is_incoming`` can be frozen and is a clone; ``frozen_fd`` is the overlay below a
     clone's own, only ever read; ``lifeline_fds`` carry a shell that lives through a freeze. On a ``counted`` clock
@@ -42,8 +47,12 @@ class Attached:
     qmp_fd: int
     console_fd: int
     overlay_fd: int
-    variables_fd: int | None
-    seed_fd: int | None
+    base_fd: int
+    code_fd: int | None = None
+    variables_fd: int | None = None
+    seed_fd: int | None = None
+    tpm_fd: int | None = None
+    kvm_fd: int | None = None
     memory: Memory | None = None
     frozen_fd: int | None = None
     lifeline_fds: tuple[int, int] | None = None
@@ -54,10 +63,10 @@ class Attached:
     @property
     def inherited(self) -> tuple[int, ...]:
         """Return every descriptor that QEMU must inherit."""
+        named = (getattr(self, field.name) for field in dataclasses.fields(self) if field.name.endswith("_fd"))
         entries = [fd for _name, fd in self.fw_cfg]
         memory = self.memory.fd if self.memory else None
-        single = (self.qmp_fd, self.console_fd, self.overlay_fd, self.variables_fd, self.seed_fd, memory)
-        return tuple(fd for fd in (*single, self.frozen_fd, *(self.lifeline_fds or ()), *entries) if fd is not None)
+        return tuple(fd for fd in (*named, memory, *(self.lifeline_fds or ()), *entries) if fd is not None)
 
 
 def qemu_arguments(
@@ -81,12 +90,15 @@ def qemu_arguments(
         *("-action", "panic=pause"),  # a guest that panicked stays for the screenshot
         # Denies QEMU what a guest that broke out would want; compatible with migration to a file.
         *("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"),
-        *_board(machine, accelerator, firmware, attached),
+        *_board(machine, accelerator, attached, smm=firmware is not None and firmware.smm),
+        *_firmware(firmware, attached),
         *_channels(attached),
         *(_memory_disk(machine, attached) if counted else _disk(machine, image, attached)),
         *_seed(attached),
-        *_network(attached),
+        *_network(machine, attached),
         *_snapshot(machine, attached),
+        *_tpm(machine, attached),
+        *_devices(machine, attached),
         *(counted.arguments() if counted else _ENTROPY),
         # QEMU reads the whole file at its start, by a name of its own descriptor.
         *(word for name, fd in attached.fw_cfg for word in ("-fw_cfg", f"name={name},file=/proc/self/fd/{fd}")),
@@ -94,33 +106,98 @@ def qemu_arguments(
     ]
 
 
+def devices_in(arguments: list[str]) -> tuple[str, ...]:
+    """Return the names of the device models in an argument list."""
+    return tuple(
+        arguments[n + 1].partition(",")[0]
+        for n, word in enumerate(arguments)
+        if word == "-device" and not arguments[n + 1].startswith("{")
+    )
+
+
 def differences(machine: Machine, accelerator: Accelerator) -> tuple[Difference, ...]:
     """Return how the virtual hardware differs from a machine that the image ships on."""
-    cpu = machine.cpu.kvm if accelerator == "kvm" else machine.cpu.tcg
-    told = {
-        Kind.CPU: f"{machine.cpus} CPUs of model {cpu!r}",
-        Kind.DEVICE: f"virtual hardware {machine.name!r}: {machine.memory_mib} MiB, disk on {machine.disk}",
-        Kind.NETWORK: "QEMU user networking, cut off from everything but the forwarded SSH port",
-        Kind.ACCELERATOR: accelerator,
+    closed = "cut off from everything but the forwarded SSH port"
+    reach = "open to whatever this host reaches" if machine.open_network else closed
+    device = (
+        f"virtual hardware {machine.name!r}: {machine.memory_mib} MiB, disk on {machine.disk}, "
+        f"network card {machine.network}"
+    )
+    return (
+        Difference(kind=Kind.CPU, text=f"{machine.cpus} CPUs of model {machine.cpu_model(accelerator)!r}"),
+        Difference(kind=Kind.DEVICE, text=device),
+        *(Difference(kind=Kind.DEVICE, text=f"changed by an option: {change}") for change in machine.overrides),
+        *_added_devices(machine),
+        Difference(kind=Kind.FIRMWARE, text=_FIRMWARE_TEXTS[machine.firmware]),
+        Difference(kind=Kind.NETWORK, text=f"QEMU user networking, {reach}"),
+        Difference(kind=Kind.ACCELERATOR, text=accelerator),
+    )
+
+
+_FIRMWARE_TEXTS = {
+    "uefi": "UEFI of this host's, without Secure Boot",
+    "uefi-secure": "UEFI of this host's, with Secure Boot and the keys that it enrols",
+    "bios": "BIOS of this host's",
+}
+
+
+def _added_devices(machine: Machine) -> Iterator[Difference]:
+    if machine.tpm != "none":
+        text = f"TPM 2.0 ({machine.tpm}) without a history, emulated by swtpm"
+        yield Difference(kind=Kind.DEVICE, text=text, touches=(Touched.TPM,))
+    known = {
+        "pvpanic device, which tells QEMU when the kernel panics": machine.pvpanic,
+        "watchdog i6300esb": machine.watchdog,
+        "VM generation id": machine.vmgenid,
+        "display adapter": machine.display != "none",
     }
-    return tuple(Difference(kind=kind, text=text) for kind, text in told.items())
+    yield from (Difference(kind=Kind.DEVICE, text=text) for text, is_there in known.items() if is_there)
 
 
-def _board(machine: Machine, accelerator: Accelerator, firmware: Firmware | None, attached: Attached) -> list[str]:
-    board = f"{machine.board},accel={accelerator}"
-    pflash: list[str] = []
-    at_once: dict[str, object] = {"cache": _AT_ONCE, "aio": "native"} if attached.counted else {}
-    if firmware is not None and attached.variables_fd is not None:
+def _board(machine: Machine, accelerator: Accelerator, attached: Attached, *, smm: bool) -> list[str]:
+    board, accel = str(machine.board), str(accelerator)
+    kvm: list[str] = []
+    if smm:
+        board += ",smm=on"
+    if machine.firmware == "bios" and machine.display == "none":
+        board += ",graphics=off"  # tells SeaBIOS to speak on the serial console, boot loaders that use it included
+    if attached.code_fd is not None and attached.variables_fd is not None:
         board += ",pflash0=code,pflash1=variables"
-        pflash = [
-            *_blockdev(driver="file", filename=str(firmware.code), **{"node-name": "code", "read-only": True}),
-            *_fd_set(attached.variables_fd, 1),
-            *_blockdev(driver="file", filename="/dev/fdset/1", **{"node-name": "variables"}, **at_once),
-        ]
-    cpu = machine.cpu.kvm if accelerator == "kvm" else machine.cpu.tcg
     if attached.memory is not None:
         board += ",memory-backend=ram"
-    return [*pflash, "-machine", board, "-cpu", cpu, "-smp", str(machine.cpus), "-m", f"{machine.memory_mib}M"]
+    if accelerator == "kvm" and attached.kvm_fd is not None:
+        kvm = _fd_set(attached.kvm_fd, _KVM)
+        accel = f"kvm,device=/dev/fdset/{_KVM}"
+    return [
+        *kvm,
+        *("-machine", board, "-accel", accel, "-cpu", machine.cpu_model(accelerator)),
+        *("-smp", str(machine.cpus), "-m", f"{machine.memory_mib}M"),
+    ]
+
+
+def _firmware(firmware: Firmware | None, attached: Attached) -> list[str]:
+    if firmware is None or attached.code_fd is None:
+        return []
+    if attached.variables_fd is None:
+        return ["-bios", f"/proc/self/fd/{attached.code_fd}"]
+    secure = ("-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1")
+    at_once: dict[str, object] = {"cache": _AT_ONCE, "aio": "native"} if attached.counted else {}
+    return [
+        *_flash("code", firmware.code_format, attached.code_fd, _CODE, read_only=True),
+        *_flash("variables", firmware.variables_format, attached.variables_fd, _VARIABLES, read_only=False, **at_once),
+        # Flash that only system management mode may write to, and no way around it by sleep (OvmfPkg/README, SMM).
+        *(secure if firmware.smm else ()),
+    ]
+
+
+def _flash(name: str, form: str, descriptor: int, number: int, *, read_only: bool, **more: object) -> list[str]:
+    alone = {"backing": None} if form == "qcow2" else {}
+    file = {"driver": "file", "filename": f"/dev/fdset/{number}", "read-only": read_only, **more}
+    return [
+        *_fd_set(descriptor, number),
+        *_blockdev(**file, **{"node-name": f"{name}-file"}),
+        *_blockdev(driver=form, file=f"{name}-file", **{"node-name": name, "read-only": read_only, **alone}),
+    ]
 
 
 def _channels(attached: Attached) -> list[str]:
@@ -143,20 +220,20 @@ def _snapshot(machine: Machine, attached: Attached) -> list[str]:
             "mem-path": f"/proc/self/fd/{attached.memory.fd}",
             "share": not attached.memory.is_private,
         }
-        # A clone's generation id is another one: the kernel then takes fresh randomness at once (vmgenid, Linux 5.18).
-        memory = ["-object", json.dumps(options), "-device", "vmgenid,guid=auto"]
+        memory = ["-object", json.dumps(options)]
     return [*memory, *(["-incoming", "defer"] if attached.is_incoming else [])]
 
 
 def _disk(machine: Machine, image: Image, attached: Attached) -> list[str]:
-    bus = {"virtio-blk": [], "virtio-scsi": ["-device", "virtio-scsi-pci,id=scsi"]}[machine.disk]
-    device = {"virtio-blk": "virtio-blk-pci", "virtio-scsi": "scsi-hd,bus=scsi.0"}[machine.disk]
     return [
-        *_base(image, str(Path(image.disk).absolute())),
+        *_fd_set(attached.base_fd, _BASE),
+        *_base(image, f"/dev/fdset/{_BASE}"),
         *_frozen(attached),
-        *_fd_set(attached.overlay_fd, 2),
+        *_fd_set(attached.overlay_fd, _OVERLAY),
         *_blockdev(
-            driver="file", filename="/dev/fdset/2", **{"node-name": "overlay-file", "cache": {"no-flush": True}}
+            driver="file",
+            filename=f"/dev/fdset/{_OVERLAY}",
+            **{"node-name": "overlay-file", "cache": {"no-flush": True}},
         ),
         *_blockdev(
             driver="qcow2",
@@ -164,8 +241,7 @@ def _disk(machine: Machine, image: Image, attached: Attached) -> list[str]:
             backing="base" if attached.frozen_fd is None else "frozen",
             **{"node-name": "disk", "discard": "unmap"},
         ),
-        *bus,
-        *("-device", f"{device},drive=disk,bootindex=0"),
+        *_disk_device(machine),
     ]
 
 
@@ -184,28 +260,39 @@ def _frozen(attached: Attached) -> list[str]:
     if attached.frozen_fd is None:
         return []
     return [
-        *_fd_set(attached.frozen_fd, 4),
-        *_blockdev(driver="file", filename="/dev/fdset/4", **{"node-name": "frozen-file", "read-only": True}),
+        *_fd_set(attached.frozen_fd, _FROZEN),
+        *_blockdev(driver="file", filename=f"/dev/fdset/{_FROZEN}", **{"node-name": "frozen-file", "read-only": True}),
         *_blockdev(driver="qcow2", file="frozen-file", backing="base", **{"node-name": "frozen", "read-only": True}),
     ]
 
 
 def _memory_disk(machine: Machine, attached: Attached) -> list[str]:
-    disk = "discard=off,write-zeroes=off"  # QEMU would do these in a thread, whenever the host finds time
-    device = {
-        "virtio-blk": ["-device", f"virtio-blk-pci,drive=disk,bootindex=0,ioeventfd=off,{disk}"],
-        "virtio-scsi": [
-            *("-device", "virtio-scsi-pci,id=scsi,ioeventfd=off"),
-            *("-device", "scsi-hd,bus=scsi.0,drive=disk,bootindex=0"),
-        ],
-    }[machine.disk]
     options = {"node-name": "disk-file", "cache": _AT_ONCE, "aio": "native", "discard": "ignore"}
     return [
-        *_fd_set(attached.overlay_fd, 2),
-        *_blockdev(driver="file", filename="/dev/fdset/2", **options),
+        *_fd_set(attached.overlay_fd, _OVERLAY),
+        *_blockdev(driver="file", filename=f"/dev/fdset/{_OVERLAY}", **options),
         *_blockdev(driver="raw", file="disk-file", **{"node-name": "disk"}),
-        *device,
+        *_disk_device(machine, is_counted=True),
     ]
+
+
+def _disk_device(machine: Machine, *, is_counted: bool = False) -> list[str]:
+    # A Q35 board has an AHCI controller of its own, whose first port is bus "ide.0".
+    ahci = [] if machine.board == "q35" else ["-device", "ahci,id=ahci"]
+    port = "ide.0" if machine.board == "q35" else "ahci.0"
+    # On a counted clock QEMU must not do in a thread, whenever the host finds time, what it can do at once.
+    at_once = ",ioeventfd=off" if is_counted else ""
+    blk = f"{at_once},discard=off,write-zeroes=off" if is_counted else ""
+    bus, device = {
+        "virtio-blk": ([], f"virtio-blk-pci,drive=disk,bootindex=0{blk}"),
+        "virtio-scsi": (
+            ["-device", f"virtio-scsi-pci,id=scsi{at_once}"],
+            "scsi-hd,bus=scsi.0,drive=disk,bootindex=0",
+        ),
+        "nvme": ([], "nvme,serial=seatrial,drive=disk,bootindex=0"),
+        "ahci": (ahci, f"ide-hd,bus={port},drive=disk,bootindex=0"),
+    }[machine.disk]
+    return [*bus, "-device", device]
 
 
 def _seed(attached: Attached) -> list[str]:
@@ -215,25 +302,51 @@ def _seed(attached: Attached) -> list[str]:
     if attached.counted:
         options |= {"cache": _AT_ONCE, "aio": "native"}
     return [
-        *_fd_set(attached.seed_fd, 3),
-        *_blockdev(driver="file", filename="/dev/fdset/3", **options),
+        *_fd_set(attached.seed_fd, _SEED),
+        *_blockdev(driver="file", filename=f"/dev/fdset/{_SEED}", **options),
         *_blockdev(driver="raw", file="seed-file", **{"node-name": "seed", "read-only": True}),
         *("-device", "virtio-blk-pci,drive=seed" + (",ioeventfd=off" if attached.counted else "")),
     ]
 
 
-def _network(attached: Attached) -> list[str]:
+def _network(machine: Machine, attached: Attached) -> list[str]:
     lifeline: list[str] = []
     forwarded = ""
     address, ports = LIFELINE
     for port, descriptor in zip(ports, attached.lifeline_fds or (), strict=False):
         lifeline += ["-chardev", f"socket,id=lifeline{port},fd={descriptor}"]
         forwarded += f",guestfwd=tcp:{address}:{port}-chardev:lifeline{port}"
+    restrict = "off" if machine.open_network else "on"
+    card = {"virtio-net": "virtio-net-pci", "e1000e": "e1000e"}[machine.network]
+    at_once = ",ioeventfd=off,tx=timer" if attached.counted and machine.network == "virtio-net" else ""
     return [
         *lifeline,
-        # The guest reaches nothing else; QEMU chooses the port itself, so two runs cannot collide.
-        *("-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:0-:22{forwarded}"),
-        *("-device", "virtio-net-pci,netdev=net,romfile=" + (",ioeventfd=off,tx=timer" if attached.counted else "")),
+        # QEMU chooses the port itself, so two runs cannot collide.
+        *("-netdev", f"user,id=net,restrict={restrict},hostfwd=tcp:127.0.0.1:0-:22{forwarded}"),
+        *("-device", f"{card},netdev=net,romfile={at_once}"),
+    ]
+
+
+def _tpm(machine: Machine, attached: Attached) -> list[str]:
+    if machine.tpm == "none" or attached.tpm_fd is None:
+        return []
+    device = "tpm-tis-device" if machine.board == "virt" else f"tpm-{machine.tpm}"
+    return [
+        *("-chardev", f"socket,id=tpm-control,fd={attached.tpm_fd}"),
+        *("-tpmdev", "emulator,id=tpm,chardev=tpm-control", "-device", f"{device},tpmdev=tpm"),
+    ]
+
+
+def _devices(machine: Machine, attached: Attached) -> list[str]:
+    # A clone's generation id is another one: the kernel then takes fresh randomness at once (vmgenid, Linux 5.18).
+    wanted = machine.vmgenid or (attached.memory is not None and machine.arch == "x86_64")
+    vmgenid = wanted and attached.counted is None  # an id by chance would tell two counted boots apart
+    screen = "VGA" if machine.board == "q35" else "virtio-gpu-pci"
+    return [
+        *(("-device", "pvpanic-pci") if machine.pvpanic else ()),
+        *(("-device", "i6300esb") if machine.watchdog else ()),
+        *(("-device", "vmgenid,guid=auto") if vmgenid else ()),
+        *(("-device", screen) if machine.display != "none" else ()),
     ]
 
 

@@ -6,24 +6,27 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from seatrial.clock import Deadline, monotonic_s
 from seatrial.errors import AcceleratorError, GuestStopped, HostError, SessionError
 from seatrial.evidence.console import Finding, Phase
 from seatrial.machine.accelerator import Choice
-from seatrial.machine.arguments import Attached, Memory, qemu_arguments
+from seatrial.machine.arguments import Attached, Memory, devices_in, qemu_arguments
+from seatrial.machine.confinement import confinement
 from seatrial.machine.console import Console, console_reader
 from seatrial.machine.counted import Counted, disk_in_memory, in_memory, keep_in_step, patient_wire
 from seatrial.machine.definition import Machine
 from seatrial.machine.disk import Image, nameless_copy, nameless_overlay
-from seatrial.machine.firmware import Firmware, find_uefi
+from seatrial.machine.features import Features, require_devices
+from seatrial.machine.firmware import Firmware
 from seatrial.machine.lifeline import Lifeline
 from seatrial.machine.provision import Provision
 from seatrial.machine.qmp import Monitor, attached
+from seatrial.machine.tpm import Tpm, tpm_running
 from seatrial.machine.watch import Watch, last_words
-from seatrial.process import Child, require_program, run, running
+from seatrial.process import Child, Confinement, running
 
 __all__ = [
     "Boot",
@@ -33,12 +36,11 @@ __all__ = [
     "guest_memory",
     "paused",
     "powered_on",
-    "qemu_version",
-    "usable_firmware",
 ]
 
 _GREETING_S = 30.0
 _QUIT_S = 10.0
+_KVM = Path("/dev/kvm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,7 @@ class Launch:
     """
 
     machine: Machine
+    features: Features
     image: Image
     choice: Choice
     firmware: Firmware | None
@@ -99,6 +102,7 @@ class Boot:
     port: int
     started_s: float
     watch: Watch
+    tpm: Tpm | None = None
 
     @property
     def overlays(self) -> tuple[int, ...]:
@@ -117,26 +121,6 @@ class Boot:
         :raises SeatrialError: what the watch saw.
         """
         self.watch.guard()
-
-
-def usable_firmware(machine: Machine) -> Firmware | None:
-    """Return the firmware that ``machine`` asks for; None means QEMU's built-in BIOS.
-
-    :raises HostError: it is not installed.
-    """
-    return find_uefi(machine.arch, machine.board) if machine.firmware == "uefi" else None
-
-
-def qemu_version(machine: Machine) -> str:
-    """Return the first line of ``qemu --version``.
-
-    :raises HostError: QEMU is not installed or does not start.
-    """
-    program = require_program(machine.qemu, why=f"boot images on machine {machine.name!r}")
-    done = run([program, "--version"], deadline=Deadline(_GREETING_S))
-    if done.status != 0:
-        raise HostError(f"{machine.qemu!r} does not start: {done.complaint}", hint="run 'seatrial doctor'")
-    return done.text.splitlines()[0].removeprefix("QEMU emulator version ")
 
 
 @contextlib.contextmanager
@@ -169,7 +153,7 @@ def _disk(launch: Launch, stack: contextlib.ExitStack) -> int:
 
 
 def _variables(launch: Launch, stack: contextlib.ExitStack) -> int | None:
-    if launch.firmware is None:
+    if launch.firmware is None or launch.firmware.variables is None:
         return None
     content = launch.firmware.variables.read_bytes()
     in_file = nameless_copy(content, launch.folder, writable=True)
@@ -202,21 +186,20 @@ def paused(launch: Launch, storage: Storage, *, is_incoming: bool = False) -> It
         ends = [sock.fileno() for sock in theirs]
         if launch.counted:
             ends[1] = stack.enter_context(patient_wire(theirs[1]))
-        handed = _handed(stack, launch, storage, ends, is_incoming=is_incoming)
-        arguments = qemu_arguments(
-            launch.machine,
-            launch.image,
-            accelerator=launch.choice.accelerator,
-            firmware=launch.firmware,
-            attached=handed,
-            smbios=launch.provision.smbios,
+        confined, folder = _confined(launch), launch.folder
+        tpm = stack.enter_context(tpm_running(folder, confined=confined)) if launch.machine.tpm != "none" else None
+        handed = replace(
+            _handed(stack, launch, storage, ends),
+            tpm_fd=tpm.control_fd if tpm else None,
+            is_incoming=is_incoming,
         )
-        process = stack.enter_context(running(arguments, log=log, pass_fds=handed.inherited))
+        arguments = _arguments(launch, handed)
+        process = stack.enter_context(running(arguments, log=log, pass_fds=handed.inherited, confined=confined))
         for end in theirs:
             end.close()
         # A clone goes on where the suites are: nothing may restart there unannounced.
         phase = Phase.FIRMWARE if storage.frozen_fd is None else Phase.SUITE
-        console = stack.enter_context(console_reader(ours[1], launch.folder / "console.log", phase=phase))
+        console = stack.enter_context(console_reader(ours[1], folder / "console.log", phase=phase))
         monitor = stack.enter_context(_monitor(ours[0], process, launch, log))
         kind = launch.choice.accelerator
         boot = Boot(
@@ -228,7 +211,8 @@ def paused(launch: Launch, storage: Storage, *, is_incoming: bool = False) -> It
             lifeline=Lifeline(ours[2], ours[3]) if storage.memory else None,
             port=monitor.forwarded_port(22),
             started_s=monotonic_s(),
-            watch=Watch(console=console, monitor=monitor, process=process, accelerator=kind, qemu_log=log),
+            watch=Watch(console=console, monitor=monitor, process=process, accelerator=kind, qemu_log=log, tpm=tpm),
+            tpm=tpm,
         )
         stack.callback(_quit, boot)
         if boot.lifeline is not None:
@@ -236,27 +220,67 @@ def paused(launch: Launch, storage: Storage, *, is_incoming: bool = False) -> It
         yield boot
 
 
-def _handed(
-    stack: contextlib.ExitStack, launch: Launch, storage: Storage, wires: list[int], *, is_incoming: bool
-) -> Attached:
-    seed = launch.provision.seed
+def _arguments(launch: Launch, handed: Attached) -> list[str]:
+    arguments = qemu_arguments(
+        launch.machine,
+        launch.image,
+        accelerator=launch.choice.accelerator,
+        firmware=launch.firmware,
+        attached=handed,
+        smbios=launch.provision.smbios,
+    )
+    require_devices(launch.features, devices_in(arguments))
+    return arguments
+
+
+def _confined(launch: Launch) -> Confinement:
+    return confinement(
+        disk_bytes=launch.image.disk_bytes,
+        memory_bytes=launch.machine.memory_mib * 2**20,
+        folder=launch.folder,
+        opens_kvm=launch.choice.accelerator == "kvm" and not launch.features.kvm_by_descriptor,
+    )
+
+
+def _handed(stack: contextlib.ExitStack, launch: Launch, storage: Storage, wires: list[int]) -> Attached:
+    """Open all that QEMU is given: it may run as a user who can open none of it."""
+    firmware, seed = launch.firmware, launch.provision.seed
+    by_descriptor = launch.choice.accelerator == "kvm" and launch.features.kvm_by_descriptor
     in_file = in_memory(seed) if launch.counted else nameless_copy(seed, launch.folder, writable=False)
     return Attached(
         qmp_fd=wires[0],
         console_fd=wires[1],
         lifeline_fds=(wires[2], wires[3]) if storage.memory else None,
         overlay_fd=storage.overlay_fd,
+        base_fd=_opened(stack, launch.image.disk, os.O_RDONLY),
+        code_fd=_in_memory(stack, firmware.code.read_bytes()) if firmware else None,
         variables_fd=storage.variables_fd,
         seed_fd=stack.enter_context(in_file) if seed else None,
         counted=launch.counted,
+        kvm_fd=_opened(stack, _KVM, os.O_RDWR) if by_descriptor else None,
         memory=storage.memory,
         frozen_fd=storage.frozen_fd,
-        is_incoming=is_incoming,
-        fw_cfg=tuple(
-            (name, stack.enter_context(nameless_copy(content, launch.folder, writable=False)))
-            for name, content in launch.provision.fw_cfg
-        ),
+        # QEMU opens these by name: memory is a file that every user may open.
+        fw_cfg=tuple((name, _in_memory(stack, content)) for name, content in launch.provision.fw_cfg),
     )
+
+
+def _in_memory(stack: contextlib.ExitStack, content: bytes) -> int:
+    # A BIOS is opened by QEMU itself, by /proc/self/fd: memory is a file that every user may open.
+    with os.fdopen(os.memfd_create("seatrial-firmware"), "wb") as file:
+        file.write(content)
+        file.flush()
+        return _opened(stack, Path(f"/proc/self/fd/{file.fileno()}"), os.O_RDONLY)
+
+
+def _opened(stack: contextlib.ExitStack, path: Path, mode: int) -> int:
+    try:
+        descriptor = os.open(path, mode | os.O_CLOEXEC)
+    except OSError as exc:
+        family = AcceleratorError if path == _KVM else HostError
+        raise family(f"{str(path)!r} cannot be opened: {exc.strerror}") from exc
+    stack.callback(os.close, descriptor)
+    return descriptor
 
 
 def _socket_pair(stack: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
+import os
 import re
 import socket
 import threading
@@ -117,10 +118,17 @@ class Monitor:
 
     def screenshot(self, path: Path) -> bool:
         """Write what the display shows to ``path`` as PNG (QEMU 7.1 and newer); False when there is no display."""
+        # QEMU may be a user who can create no file: it gets one that is open.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:
-            self.execute("screendump", filename=str(path.absolute()), format="png")
+            number = self.hand_over(descriptor, "add-fd")["fdset-id"]
+            self.execute("screendump", filename=f"/dev/fdset/{number}", format="png")
+            self.execute("remove-fd", **{"fdset-id": number})
         except (HostError, GuestStopped):
+            path.unlink(missing_ok=True)
             return False
+        finally:
+            os.close(descriptor)
         return path.is_file() and path.stat().st_size > 0
 
     def status(self) -> str:

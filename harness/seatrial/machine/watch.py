@@ -36,6 +36,7 @@ from seatrial.machine.definition import Accelerator
 from seatrial.machine.events import CONSOLE_SILENT, RESTARTED, error_of_event, sign_of_event
 from seatrial.machine.qmp import Event, Monitor
 from seatrial.machine.stillness import HangLimits, Sample, Stillness, cpu_seconds
+from seatrial.machine.tpm import Tpm
 from seatrial.process import Child
 
 __all__ = ["SCREENSHOT", "Watch", "last_words"]
@@ -73,6 +74,7 @@ class Watch:
     accelerator: Accelerator
     qemu_log: Path
     limits: HangLimits | None = None
+    tpm: Tpm | None = None
     _failure: SeatrialError | None = None
     _last_event: int = 0
     _restarts: int = 0
@@ -104,6 +106,7 @@ class Watch:
         :raises RebootLoop: the guest starts again and again.
         :raises GuestStopped: the guest was halted, restarted by itself, or QEMU ended.
         :raises AcceleratorError: KVM could not go on.
+        :raises TpmLost: the emulator of the TPM ended.
         :raises HostError: this host's disk is full.
         """
         if self._failure is None:
@@ -191,7 +194,13 @@ class Watch:
         if scanner.fatal is not None:
             self._settle()
             return self._fatal(scanner.fatal)
-        return error or (self._exit_explained() if ended else None) or self._unannounced_start() or self._hang()
+        if error is None and ended:
+            return self._exit_explained()
+        return error or self._lost_tpm() or self._unannounced_start() or self._hang()
+
+    def _lost_tpm(self) -> SeatrialError | None:
+        # A QEMU that ends takes its TPM along: that is for the exit to explain.
+        return self.tpm.trouble() if self.tpm is not None and self.process.status is None else None
 
     def _fatal(self, hit: Hit) -> SeatrialError:
         family = _FAMILIES.get(hit.sign.kind, BootFatal)
