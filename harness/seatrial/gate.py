@@ -60,6 +60,8 @@ _JOURNAL = (
 class Run:
     """One candidate's way to a decision. The record on disk grows with every verdict and says reject until the end."""
 
+    keeps_every_verdict = True
+
     def __init__(self, candidate: Candidate, suites: tuple[Suite, ...], *, progress: Progress) -> None:
         if candidate.settings.lynis:
             suites = (*suites, lynis_suite())
@@ -358,7 +360,8 @@ class Run:
     def _save(self) -> None:
         findings = with_reasons(self._seen, self.candidate.flavour.console_accepted)
         self.record = replace(self.record, verdicts=tuple(self._verdicts.values()), findings=findings)
-        self._writer.write(self.record)
+        if self.keeps_every_verdict:
+            self._writer.write(self.record)
 
 
 def _by_id(suites: tuple[Suite, ...]) -> dict[str, tuple[Suite, Control]]:

@@ -120,7 +120,12 @@ class Replayed(Session):
 
 
 class Rejudgement(Run):
-    """One candidate's facts on their way to a decision; like a run, without its boot."""
+    """One candidate's facts on their way to a decision; like a run, without its boot.
+
+    Nothing is lost with one that dies, so its record is written at the end only.
+    """
+
+    keeps_every_verdict = False
 
     def __init__(
         self, candidate: RecordedCandidate, suites: tuple[Suite, ...], *, left_out: Sequence[str], progress: Progress

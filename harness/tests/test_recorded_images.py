@@ -1,0 +1,121 @@
+"""Facts of the demo images, recorded from real boots, come to the verdicts that are written here by hand."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from seatrial.layout import data_dir
+
+FACTS = Path(__file__).resolve().parents[2] / "fixtures" / "facts"
+# By suite and area, what a reviewer reads off the recorded answers; the image is healthy, so most of it holds.
+IMMUTABLE: Mapping[str, str] = {
+    # for general-purpose images only
+    "acct-password-aging": "not-applicable",
+    "acct-sudo-auth": "not-applicable",
+    "fs-cron-perms": "not-applicable",
+    "bh-cloud-init-ok": "not-applicable",
+    # there is no sudo
+    "acct-sudo-hygiene": "not-applicable",
+    # 'getent passwd' has one line with UID 0; /etc/shadow has '!' and '*' only
+    "acct-uid0-only-root": "pass",
+    "acct-no-default-password": "pass",
+    # 'sshd -T' for root and for nobody: permitrootlogin without-password, passwordauthentication no
+    "ssh-root-login": "pass",
+    "ssh-no-password-auth": "pass",
+    # /proc/self/mountinfo: /usr is erofs, ro, on /dev/mapper/usr; /dev/shm is rw,nosuid,nodev,noexec
+    "imm-usr-readonly": "pass",
+    "imm-usr-filesystem": "pass",
+    "fs-dev-shm": "pass",
+    # the device-mapper table says verity with the hash that usrhash= has
+    "imm-verity-active": "pass",
+    "imm-verity-hash-matches": "pass",
+    # /proc/sys: kptr_restrict 2, dmesg_restrict 1
+    "sysctl-kptr": "pass",
+    "sysctl-dmesg": "pass",
+    "sysctl-persisted": "pass",
+    # /proc/cmdline: vsyscall=none, module.sig_enforce=1, no mitigations=off
+    "kcmd-vsyscall": "pass",
+    "kcmd-mitigations-on": "pass",
+    "mod-signature-enforced": "pass",
+    # systemctl: running, no failed unit
+    "bh-running": "pass",
+    "bh-no-failed-units": "pass",
+    # under TCG the processor offers no fast clock but tsc, which runs
+    "bh-clocksource": "pass",
+}
+LIVE = {
+    "bh-clock-sane",
+    "ib-lockdown-behaviour",
+    "imm-usr-write-fails",
+    "imm-remount-fails",
+    "imm-device-write-refused",
+}
+# A seeded defect: in the answers to questions that hold the first text, the second becomes the third.
+SEEDS = (
+    ("/proc/sys && ", "kernel/kptr_restrict:2", "kernel/kptr_restrict:0"),
+    ("getent passwd", "root:x:0:0:", "toor:x:0:0::/:/usr/sbin/nologin\nroot:x:0:0:"),
+    ("sshd -T -C", "permitrootlogin without-password", "permitrootlogin yes"),
+    ("/proc/self/mountinfo", "/dev/shm rw,nosuid,nodev,noexec", "/dev/shm rw,nosuid,nodev"),
+    ("cat /proc/cmdline", "usrhash=", "mitigations=off usrhash="),
+)
+BROKEN = {
+    "sysctl-kptr",
+    "sysctl-persisted",
+    "acct-uid0-only-root",
+    "acct-unique-ids",
+    "ssh-root-login",
+    "fs-dev-shm",
+    "kcmd-mitigations-on",
+}
+
+
+def judged(facts: Path, out: Path) -> tuple[int, dict[str, Any]]:
+    """Return exit status and record of ``seatrial judge`` on ``facts``, as what their os-release says they are of."""
+    command = [sys.executable, "-m", "seatrial", "judge", str(facts), f"--out={out}", "-q"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = list(out.glob("*/record.json"))
+    assert len(found) == 1, done.stdout + done.stderr
+    return done.returncode, json.loads(found[0].read_text(encoding="utf-8"))
+
+
+def outcomes(record: dict[str, Any]) -> dict[str, str]:
+    return {verdict["control"]: verdict["outcome"] for verdict in record["verdicts"]}
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in FACTS.glob("*/facts.json")))
+def test_recorded_facts_fit_the_published_schema(name: str) -> None:
+    schema = json.loads((data_dir("reports") / "facts.schema.json").read_text(encoding="utf-8"))
+    facts = json.loads((FACTS / name / "facts.json").read_text(encoding="utf-8"))
+    assert [fault.message for fault in Draft202012Validator(schema).iter_errors(facts)] == []
+
+
+def test_the_immutable_demo_image_is_judged_from_its_facts_as_a_reviewer_would(tmp_path: Path) -> None:
+    _status, record = judged(FACTS / "demo-immutable" / "facts.json", tmp_path)
+    found = outcomes(record)
+    assert record["flavour"]["name"] == "debian-immutable"
+    assert {control: found[control] for control in IMMUTABLE} == IMMUTABLE
+    assert set(record["replay"]["left_out"]) >= LIVE
+    # A control that came later asks what nobody asked then: it is not checked. Nothing fails and nothing breaks.
+    assert {outcome for control, outcome in found.items() if control not in IMMUTABLE} <= {"pass", "not-checked"}
+    assert sum(outcome == "pass" for outcome in found.values()) >= 150
+
+
+def test_defects_seeded_in_recorded_facts_turn_exactly_their_controls_red(tmp_path: Path) -> None:
+    facts = json.loads((FACTS / "demo-immutable" / "facts.json").read_text(encoding="utf-8"))
+    for question, old, new in SEEDS:
+        touched = [a for a in facts["answers"] if question in a["command"] and old in a["stdout"]]
+        assert touched, question
+        for answer in touched:
+            answer["stdout"] = answer["stdout"].replace(old, new)
+    path = tmp_path / "facts.json"
+    path.write_text(json.dumps(facts))
+    status, record = judged(path, tmp_path / "out")
+    assert (status, record["decision"]) == (1, "reject")
+    assert {control for control, outcome in outcomes(record).items() if outcome in {"fail", "error"}} == BROKEN
