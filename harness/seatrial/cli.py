@@ -16,6 +16,7 @@ from seatrial.suites import suite_folders
 
 __all__ = ["main"]
 
+_KERNEL = ("kernel", "initrd", "append")
 _MACHINE = ("accel", "machine", "firmware", "tpm", "disk_bus", "memory", "cpus", "network")
 _TIMES = ("boot_timeout", "settle_timeout", "command_timeout")
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -100,18 +101,19 @@ def image_build(name: str, force: bool) -> None:
 @click.argument("image", type=click.Path(path_type=Path), required=False)
 @click.option("--suite", "suites", multiple=True, metavar="NAME|DIR", help="Judge by this suite only; may be repeated.")
 @click.option("-q", "--quiet", is_flag=True, help="Plain lines, no live progress.")
-@_run_options("image", "flavour", "lynis", "break", "repeat_failed", "waivers", "out", *_MACHINE, *_TIMES)
+@_run_options("image", *_KERNEL, "flavour", "lynis", "break", "repeat_failed", "waivers", "out", *_MACHINE, *_TIMES)
 def gate(image: Path | None, suites: tuple[str, ...], quiet: bool, **given: str | None) -> None:
     """Boot IMAGE, judge it by all suites and decide.
 
-    Without IMAGE (and without SEATRIAL_IMAGE) the demo image 'immutable' is judged, built first if need be; IMAGE may
+    Without IMAGE, SEATRIAL_IMAGE or --kernel the demo image 'immutable' is judged, built first if need be; IMAGE may
     also be demo:NAME.
     """
     from seatrial.plugin import gate as run_gate
 
     chosen = _with_demo(image, given)
     folders = [str(folder) for folder in suite_folders(suites)]
-    sys.exit(run_gate(f"--image={chosen}", folders, _as_options(given), quiet=quiet))
+    subject = [f"--image={chosen}"] if chosen else []
+    sys.exit(run_gate(subject, folders, _as_options(given), quiet=quiet))
 
 
 @main.command()
@@ -128,7 +130,7 @@ def judge(facts: Path, suites: tuple[str, ...], quiet: bool, **given: str | None
     from seatrial.plugin import gate as run_gate
 
     folders = [str(folder) for folder in suite_folders(suites)]
-    sys.exit(run_gate(f"--facts={facts}", folders, _as_options(given), quiet=quiet))
+    sys.exit(run_gate([f"--facts={facts}"], folders, _as_options(given), quiet=quiet))
 
 
 @main.group()
@@ -191,11 +193,11 @@ def _as_options(given: dict[str, str | None]) -> list[str]:
 
 
 @main.command()
-@click.argument("image", type=click.Path(path_type=Path))
+@click.argument("image", type=click.Path(path_type=Path), required=False)
 @click.option("--console", is_flag=True, help="Watch and use the serial console instead of a shell; Ctrl-] leaves.")
-@_run_options("flavour", *_MACHINE, *_TIMES)
-def boot(image: Path, console: bool, **given: str | None) -> None:
-    """Boot IMAGE untouched and give a root shell in it; what is changed is thrown away at the end."""
+@_run_options("image", *_KERNEL, "flavour", *_MACHINE, *_TIMES)
+def boot(image: Path | None, console: bool, **given: str | None) -> None:
+    """Boot IMAGE (or --kernel) untouched and give a root shell in it; what is changed is thrown away at the end."""
     from seatrial.interactive import boot_for_a_person
 
     sys.exit(boot_for_a_person(_settings(image, given), console=console))
@@ -240,11 +242,11 @@ def lynis(report: Path, xml: Path | None, **given: str | None) -> None:
     sys.exit(judge_file(report, flavour=given["seatrial_flavour"], xml=xml, say=click.echo))
 
 
-def _with_demo(image: Path | None, given: dict[str, Any]) -> Path:
+def _with_demo(image: Path | None, given: dict[str, Any]) -> Path | None:
     if image is not None and str(image).startswith("demo:"):
         return _built(str(image).removeprefix("demo:"))
     chosen = _settings(image, given)
-    if chosen.image is not None:
+    if chosen.image is not None or chosen.kernel is not None:
         return chosen.image
     from seatrial.images import recipes
 

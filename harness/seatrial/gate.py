@@ -18,7 +18,7 @@ from seatrial.layout import out_dir
 from seatrial.lynis import judge_guest, lynis_suite
 from seatrial.machine.arguments import differences
 from seatrial.machine.boot import Launch
-from seatrial.machine.disk import sha256
+from seatrial.machine.digest import sha256, sha256_of_all
 from seatrial.machine.watch import SCREENSHOT, Watch
 from seatrial.plan import why_not_applicable
 from seatrial.policy.controls import Control, verdict_on
@@ -110,7 +110,7 @@ class Run:
             name=image.path.name,
             format=image.title,
             size_bytes=image.file_bytes,
-            sha256=image.digest or sha256(image.path, progress=lambda share: self.progress.detail(f"{share:.0%}")),
+            sha256=image.digest or self._digest(),
         )
 
     def _before(self, suite: Suite, control: Control) -> Verdict:
@@ -241,7 +241,10 @@ class Run:
             ),
         )
         freezable = FREEZABLE if launch.is_cloneable else ()
-        self.differ(*launch.provision.differences, *differences(machine, launch.choice.accelerator), *freezable)
+        started = (launch.kernel.difference,) if launch.kernel and not launch.image.parts else ()
+        self.differ(
+            *launch.provision.differences, *differences(machine, launch.choice.accelerator), *freezable, *started
+        )
 
     def differ(self, *differences: Difference) -> None:
         """Keep how the run differs from how the image ships; a control that this makes meaningless is not checked."""
@@ -333,7 +336,15 @@ class Run:
 
     def _digest_after(self) -> str:
         self.progress.phase("comparing the image's digest")
-        return sha256(self.candidate.image.path)
+        return self._digest()
+
+    def _digest(self) -> str:
+        image = self.candidate.image
+
+        def show(share: float) -> None:
+            self.progress.detail(f"{share:.0%}")
+
+        return sha256_of_all(image.parts, progress=show) if image.parts else sha256(image.path, progress=show)
 
     @property
     def exit_status(self) -> int:

@@ -28,6 +28,9 @@ class Settings:
     """What the user asked for, checked. Limits are seconds under KVM; under TCG they are multiplied by 8."""
 
     image: Path | None
+    kernel: Path | None
+    initrd: Path | None
+    append: str | None
     facts: Path | None
     flavour: str | None
     accel: Literal["auto", "kvm", "tcg"]
@@ -129,6 +132,14 @@ OPTIONS = (
         help="candidate image (raw, qcow2, VHD, VHDX, VMDK, each also compressed by gz, xz, bz2, zstd); only ever read",
     ),
     Option(name="facts", parse=Path, metavar="FILE", help="judge these facts of an earlier run; nothing is booted"),
+    Option(
+        name="kernel",
+        parse=Path,
+        metavar="FILE",
+        help="start this kernel directly: a candidate of its own without --image, else instead of the boot loader",
+    ),
+    Option(name="initrd", parse=Path, metavar="FILE", help="the initial RAM disk for --kernel"),
+    Option(name="append", metavar="TEXT", help="the command line for --kernel (default: the serial console)"),
     Option(name="flavour", metavar="NAME", help="what the image is: the policy to judge it by"),
     Option(
         name="accel",

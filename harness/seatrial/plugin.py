@@ -48,7 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.getoption(f"seatrial_{name}")
         or os.environ.get(f"SEATRIAL_{name.upper()}")
         or config.getini(f"seatrial_{name}")
-        for name in ("image", "facts")
+        for name in ("image", "kernel", "facts")
     )
     if asked and not (config.option.help or config.option.version):
         # Registered last, so that the fixtures win over testinfra's in whatever order plugins were loaded.
@@ -113,10 +113,10 @@ def user_errors() -> Iterator[None]:
         pytest.exit(f"cannot judge: {exc}", returncode=exc.exit_status)
 
 
-def gate(subject: str, folders: Sequence[str], options: Sequence[str], *, quiet: bool) -> int:
+def gate(subject: Sequence[str], folders: Sequence[str], options: Sequence[str], *, quiet: bool) -> int:
     """Judge ``subject`` by the suites in ``folders`` in this process and return the exit status of the gate.
 
-    :param subject: the option that names what is judged: ``--image=FILE`` or ``--facts=FILE``.
+    :param subject: the option that names what is judged, ``--image=FILE`` or ``--facts=FILE``, where no other does.
     """
     # No configuration file and no cache: the verdict must not depend on the folder that the command is started in.
     arguments = [
@@ -134,7 +134,7 @@ def gate(subject: str, folders: Sequence[str], options: Sequence[str], *, quiet:
         "-rN",
         "--no-header",
         *(["-q"] if quiet else []),
-        subject,
+        *subject,
     ]
     return int(pytest.main([*arguments, *options, *folders]))
 

@@ -24,6 +24,7 @@ from seatrial.machine.definition import Machine, firmware_override, load_machine
 from seatrial.machine.disk import Image, open_image, ready
 from seatrial.machine.features import Features, qemu_features
 from seatrial.machine.firmware import Firmware, usable_firmware
+from seatrial.machine.kernel import DirectKernel, kernel_image, open_kernel
 from seatrial.machine.provision import KEY_COMMENT, provision
 from seatrial.machine.stillness import HangLimits
 from seatrial.machine.watch import Watch
@@ -54,6 +55,7 @@ class Candidate:
     features: Features
     tries: tuple[Choice, ...]
     waivers: Waivers
+    kernel: DirectKernel | None = None
     key: LoginKey | None = None
     ignition: str = ""
 
@@ -64,28 +66,32 @@ def examine(settings: Settings, progress: Progress | None = None) -> Candidate:
     :raises ConfigError: the image, flavour, machine or accelerator is not usable.
     :raises HostError: this computer lacks QEMU or firmware.
     """
-    if settings.image is None:
+    path = settings.image or settings.kernel
+    if path is None:
         raise ConfigError(
             "no image was given", hint="--image FILE names the candidate; 'seatrial gate' alone judges the demo image"
         )
-    image = open_image(settings.image)
+    image = open_image(settings.image) if settings.image else None
     if settings.flavour is None:
         raise ConfigError(
-            f"no flavour was given for image {str(settings.image)!r}",
+            f"no flavour was given for image {str(path)!r}",
             hint=f"--flavour NAME chooses the policy; known flavours: {', '.join(flavour_names())}",
         )
     flavour = read_flavour(settings.flavour)
-    waivers = read_waivers(settings.waivers, settings.image, flavour, utc_now().date())
+    waivers = read_waivers(settings.waivers, path, flavour, utc_now().date())
     way = way_in(flavour, settings)
     flavour = flavour.model_copy(update={"access": way.access})
     machine = _machine(settings, flavour)
+    kernel = open_kernel(settings.kernel, settings.initrd, settings.append, console=machine.console)
     features = qemu_features(machine.qemu, why=f"boot images on machine {machine.name!r}")
     firmware = usable_firmware(machine)
     tries = choices(settings.accel, cache_dir())
-    image = ready(image, cache_dir("unpacked"), progress or Silent())
+    if image is not None:
+        image = ready(image, cache_dir("unpacked"), progress or Silent())
     return Candidate(
         settings=settings,
-        image=image,
+        image=image or _without_disk(kernel),
+        kernel=kernel,
         flavour=flavour,
         machine=machine,
         firmware=firmware,
@@ -95,6 +101,11 @@ def examine(settings: Settings, progress: Progress | None = None) -> Candidate:
         key=way.key,
         ignition=way.ignition,
     )
+
+
+def _without_disk(kernel: DirectKernel | None) -> Image:
+    assert kernel is not None  # or else there is an image
+    return kernel_image(kernel)
 
 
 def _machine(settings: Settings, flavour: Flavour) -> Machine:
@@ -197,6 +208,7 @@ def launch_of(
         ),
         folder=folder,
         is_cloneable=is_cloneable,
+        kernel=candidate.kernel,
     )
 
 

@@ -16,7 +16,7 @@ from seatrial.machine.disk import Image
 from seatrial.machine.firmware import Firmware
 from seatrial.policy.differences import Difference, Kind, Touched
 
-__all__ = ["LIFELINE", "Attached", "Memory", "devices_in", "differences", "qemu_arguments"]
+__all__ = ["LIFELINE", "Attached", "Memory", "devices_in", "differences", "kernel_arguments", "qemu_arguments"]
 
 _VARIABLES, _OVERLAY, _SEED, _FROZEN, _BASE, _CODE, _KVM = range(1, 8)
 # Where a guest finds the two streams of a lifeline: QEMU's own network, so it works without any route outwards.
@@ -48,6 +48,8 @@ class Attached:
     console_fd: int
     overlay_fd: int
     base_fd: int
+    kernel_fd: int | None = None
+    initrd_fd: int | None = None
     code_fd: int | None = None
     variables_fd: int | None = None
     seed_fd: int | None = None
@@ -224,7 +226,17 @@ def _snapshot(machine: Machine, attached: Attached) -> list[str]:
     return [*memory, *(["-incoming", "defer"] if attached.is_incoming else [])]
 
 
+def kernel_arguments(append: str, attached: Attached) -> list[str]:
+    """Return what more it takes to start a kernel directly, with the command line ``append``."""
+    if attached.kernel_fd is None:
+        return []
+    initrd = ["-initrd", f"/proc/self/fd/{attached.initrd_fd}"] if attached.initrd_fd is not None else []
+    return ["-kernel", f"/proc/self/fd/{attached.kernel_fd}", *initrd, "-append", append]
+
+
 def _disk(machine: Machine, image: Image, attached: Attached) -> list[str]:
+    if image.parts:
+        return []
     return [
         *_fd_set(attached.base_fd, _BASE),
         *_base(image, f"/dev/fdset/{_BASE}"),

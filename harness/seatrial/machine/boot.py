@@ -13,7 +13,7 @@ from seatrial.clock import Deadline, monotonic_s
 from seatrial.errors import AcceleratorError, GuestStopped, HostError, SessionError
 from seatrial.evidence.console import Finding, Phase
 from seatrial.machine.accelerator import Choice
-from seatrial.machine.arguments import Attached, Memory, devices_in, qemu_arguments
+from seatrial.machine.arguments import Attached, Memory, devices_in, kernel_arguments, qemu_arguments
 from seatrial.machine.confinement import confinement
 from seatrial.machine.console import Console, console_reader
 from seatrial.machine.counted import Counted, disk_in_memory, in_memory, keep_in_step, patient_wire
@@ -21,6 +21,7 @@ from seatrial.machine.definition import Machine
 from seatrial.machine.disk import Image, nameless_copy, nameless_overlay
 from seatrial.machine.features import Features, require_devices
 from seatrial.machine.firmware import Firmware
+from seatrial.machine.kernel import DirectKernel
 from seatrial.machine.lifeline import Lifeline
 from seatrial.machine.provision import Provision
 from seatrial.machine.qmp import Monitor, attached
@@ -73,6 +74,7 @@ class Launch:
     folder: Path
     is_cloneable: bool = False
     disk: int | None = None
+    kernel: DirectKernel | None = None
     counted: Counted | None = None
 
 
@@ -229,6 +231,8 @@ def _arguments(launch: Launch, handed: Attached) -> list[str]:
         attached=handed,
         smbios=launch.provision.smbios,
     )
+    if launch.kernel is not None:
+        arguments += kernel_arguments(launch.kernel.append, handed)
     require_devices(launch.features, devices_in(arguments))
     return arguments
 
@@ -244,7 +248,7 @@ def _confined(launch: Launch) -> Confinement:
 
 def _handed(stack: contextlib.ExitStack, launch: Launch, storage: Storage, wires: list[int]) -> Attached:
     """Open all that QEMU is given: it may run as a user who can open none of it."""
-    firmware, seed = launch.firmware, launch.provision.seed
+    firmware, seed, kernel = launch.firmware, launch.provision.seed, launch.kernel
     by_descriptor = launch.choice.accelerator == "kvm" and launch.features.kvm_by_descriptor
     in_file = in_memory(seed) if launch.counted else nameless_copy(seed, launch.folder, writable=False)
     return Attached(
@@ -253,6 +257,8 @@ def _handed(stack: contextlib.ExitStack, launch: Launch, storage: Storage, wires
         lifeline_fds=(wires[2], wires[3]) if storage.memory else None,
         overlay_fd=storage.overlay_fd,
         base_fd=_opened(stack, launch.image.disk, os.O_RDONLY),
+        kernel_fd=_in_memory(stack, kernel.kernel.read_bytes()) if kernel else None,
+        initrd_fd=_in_memory(stack, kernel.initrd.read_bytes()) if kernel and kernel.initrd else None,
         code_fd=_in_memory(stack, firmware.code.read_bytes()) if firmware else None,
         variables_fd=storage.variables_fd,
         seed_fd=stack.enter_context(in_file) if seed else None,
@@ -266,8 +272,8 @@ def _handed(stack: contextlib.ExitStack, launch: Launch, storage: Storage, wires
 
 
 def _in_memory(stack: contextlib.ExitStack, content: bytes) -> int:
-    # A BIOS is opened by QEMU itself, by /proc/self/fd: memory is a file that every user may open.
-    with os.fdopen(os.memfd_create("seatrial-firmware"), "wb") as file:
+    # A BIOS or a kernel is opened by QEMU itself, by /proc/self/fd: memory is a file that every user may open.
+    with os.fdopen(os.memfd_create("seatrial-file"), "wb") as file:
         file.write(content)
         file.flush()
         return _opened(stack, Path(f"/proc/self/fd/{file.fileno()}"), os.O_RDONLY)

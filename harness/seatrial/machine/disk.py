@@ -37,7 +37,8 @@ class Image:
     """A candidate: its file, format, and the size in bytes of the disk that the guest sees.
 
     ``path`` is the file that was handed in, whose digest counts. ``unpacked`` is the plain copy of a compressed one,
-    and ``digest`` the SHA-256 of ``path`` that was taken when it was unpacked.
+    and ``digest`` the SHA-256 of ``path`` that was taken when it was unpacked. ``parts`` are the files of a candidate
+    that has no disk: a kernel and its initrd.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Image:
     packing: Packing | None = None
     unpacked: Path | None = None
     digest: str | None = None
+    parts: tuple[Path, ...] = ()
 
     @property
     def disk(self) -> Path:
@@ -57,6 +59,8 @@ class Image:
     @property
     def title(self) -> str:
         """Return the format in words, such as ``qcow2 in zstd``."""
+        if self.parts:
+            return "kernel"
         return f"{self.format} in {self.packing}" if self.packing else self.format
 
     @property
