@@ -76,8 +76,8 @@ def packed(path: Path) -> Path:
     return target
 
 
-def micro_boot(micro: Micro, image: Image, overlay: int, log: Path, *, seek: int) -> None:
-    """Boot the micro guest on ``image``; it writes 16 KiB to block ``seek`` (of 4 KiB) of its disk, and powers off."""
+def micro_boot(micro: Micro, image: Image, overlay: int, log: Path, *, block: int) -> None:
+    """Boot the micro guest on ``image``; it writes 16 KiB to block ``block`` (of 4 KiB) of its disk, and powers off."""
     base = {**image.driver, "file": {"driver": "file", "filename": str(image.disk), "read-only": True}}
     nodes = [
         {**base, "node-name": "base", "read-only": True},
@@ -92,7 +92,7 @@ def micro_boot(micro: Micro, image: Image, overlay: int, log: Path, *, seek: int
     words += ["-display", "none", "-no-reboot", "-serial", f"file:{log}", "-add-fd", f"fd={overlay},set=1"]
     words += [word for node in nodes for word in ("-blockdev", json.dumps(node))]
     words += ["-device", "virtio-blk-pci,drive=disk", "-kernel", str(micro.kernel), "-initrd", str(micro.initrd)]
-    words += ["-append", f"console=ttyS0 micro.early=write-disk micro.seek={seek} micro.fault=off"]
+    words += ["-append", f"console=ttyS0 micro.early=write-at micro.block={block} micro.fault=off"]
     with running(words, log=log.with_suffix(".qemu"), pass_fds=(overlay,)) as qemu:
         assert qemu.ends_within(_BOOT_S), log.read_text(errors="replace")[-2000:]
     told = log.read_text(errors="replace")
@@ -116,7 +116,7 @@ def test_a_guest_that_writes_past_its_mounts_is_seen_from_outside(
     raw = disk(tmp_path)
     image = open_image(raw if driver == "raw" else converted(raw, driver))
     with nameless_overlay(image.disk_bytes, tmp_path) as overlay:
-        micro_boot(micro_guest(), image, overlay, tmp_path / "console", seek=place // 4096)
+        micro_boot(micro_guest(), image, overlay, tmp_path / "console", block=place // 4096)
         seen = written_to(image, [overlay])
     assert changed(by_name(seen)) == {broken or "3 root": 16384}
     told = verdict(seen, (USR, TABLE))
