@@ -11,6 +11,7 @@ from pathlib import Path
 
 __all__ = [
     "backed_qcow2",
+    "blank_disk",
     "boot_sector",
     "cut",
     "differencing_vhd",
@@ -22,26 +23,27 @@ __all__ = [
     "filled",
     "missing",
     "packed_garbage",
-    "raw_disk",
 ]
 
 Maker = Callable[[Path], Path]
 _MIB = 1 << 20
 
 
-def raw_disk(folder: Path) -> Path:
-    """Make a raw disk with an empty partition table and nothing to start."""
-    return _written(folder / "empty-disk.raw", _mbr(b""), 16 * _MIB)
+def blank_disk(folder: Path) -> Path:
+    """Make a qcow2 disk that holds nothing."""
+    _qemu_img("create", "-f", "qcow2", str(folder / "blank.qcow2"), "16M")
+    return folder / "blank.qcow2"
 
 
-def boot_sector(text: str) -> Maker:
-    """Return a maker of a disk whose boot sector writes ``text`` to the first serial port and stops there."""
-    # cld; xor ax,ax; mov ds,ax; mov si,0x7c16; mov dx,0x3f8; next: lodsb; test al,al; jz end; out dx,al; jmp next;
-    # end: hlt; jmp end
-    code = bytes.fromhex("fc31c08ed8be167cbaf803ac84c07403eeebf8f4ebfd")
+def boot_sector(text: str, *, is_endless: bool = False) -> Maker:
+    """Return a maker of a disk whose boot sector writes ``text`` to the first serial port, once or without end."""
+    # cli; xor ax,ax; mov ds,ax; mov si,0x7c16; mov dx,0x3f8; next: lodsb; test al,al; jz end; out dx,al; jmp next
+    code = bytes.fromhex("fa31c08ed8be167cbaf803ac84c07403eeebf8")
+    # end: hlt; jmp end -- or: jmp to "mov si"; nop
+    code += bytes.fromhex("ebf090" if is_endless else "f4ebfd")
 
     def make(folder: Path) -> Path:
-        return _written(folder / "loader.raw", _mbr(code + text.encode() + b"\0"), 16 * _MIB)
+        return _written(folder / "loader.raw", _mbr(code + text.encode("latin-1") + b"\0"), 16 * _MIB)
 
     return make
 

@@ -1,13 +1,21 @@
-"""The table of faults: what is broken, and what a run must come to."""
+"""The table of faults: what is broken, and what a run must come to.
+
+Three kinds of candidates: files that are no image, disks whose boot sector says on the console what a broken system
+says (they start at once), and the micro guest, which really breaks.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from fault_files import (
     backed_qcow2,
+    blank_disk,
     boot_sector,
     cut,
     differencing_vhd,
@@ -19,52 +27,61 @@ from fault_files import (
     filled,
     missing,
     packed_garbage,
-    raw_disk,
 )
 from fault_run import Fault, Running
+from micro import LINES
 
 __all__ = ["FAULTS"]
 
 REJECT, CANNOT_JUDGE, USAGE = 1, 2, 4
-_LOADER = b"loader: "
+_MARK = "starts here"
+_NONE = boot_sector(f"\r\n{_MARK}\r\n")
+# The shortest time that a boot can be given: under emulation it is eight times as long.
+_SOON = ("--boot-timeout", "1")
 
 
-def _early(name: str, fault: str, error: str, *, more: str = "", **other: object) -> Fault:
+def _text(name: str) -> str:
+    """Return what the micro guest would say of the fault ``name``."""
+    rows = (line.partition("\t") for line in LINES.read_text("utf-8").splitlines())
+    said = "\r\n".join(text for key, _tab, text in rows if key == name)
+    return said if name.endswith("-prompt") else f"{said}\r\n"
+
+
+def _said(name: str, text: str, error: str) -> Fault:
+    """Return a row whose disk says ``text`` and stops."""
+    return _disk(name, error, image=boot_sector(f"\r\n{_MARK}\r\n{text}"))
+
+
+def _disk(name: str, error: str, status: int = REJECT, **other: Any) -> Fault:
+    values = {"mark": _MARK.encode(), "image": _NONE, "kernel": False, **other}
+    return Fault(name=name, error=error, exit_status=status, **values)
+
+
+def _suspicious(name: str, text: str, sign: str) -> Fault:
+    """Return a row of a state that a guest can survive: a finding. That its guest never answers ends the run."""
+    return _disk(
+        name,
+        rf"^BootTimeout: .*findings: .*\b{sign}\b",
+        image=boot_sector(f"\r\n{_MARK}\r\n{_text(text)}"),
+        options=_SOON,
+        limit_s=20,
+    )
+
+
+def _micro(name: str, fault: str, error: str, status: int = REJECT, **other: Any) -> Fault:
     """Return a row whose micro guest breaks before it has a network."""
-    return Fault(name=name, error=error, exit_status=REJECT, append=f"micro.early={fault} {more}", **other)  # type: ignore[arg-type]
+    more = other.pop("more", "")
+    return Fault(name=name, error=error, exit_status=status, append=f"micro.early={fault} {more}".strip(), **other)
 
 
-def _suspicious(name: str, fault: str, sign: str) -> Fault:
-    """Return a row whose guest goes on: the run decides, and reports what it saw."""
-    return Fault(
-        name=name,
-        error=rf"^none: release; findings: .*\b{sign}\b",
-        exit_status=0,
-        limit_s=120,
-        append=f"micro.early={fault}",
-    )
-
-
-def _suite(name: str, fault: str, error: str, status: int = REJECT, **other: object) -> Fault:
-    """Return a row whose guest breaks under a check."""
-    return Fault(name=name, error=error, exit_status=status, append=f"micro.suite={fault}", **other)  # type: ignore[arg-type]
-
-
-def _loader(name: str, text: str, error: str) -> Fault:
-    """Return a row whose disk has a boot sector that only says ``text``."""
-    return Fault(
-        name=name,
-        error=error,
-        exit_status=REJECT,
-        mark=_LOADER,
-        image=boot_sector(f"\r\nloader: starts\r\n{text}"),
-        kernel=False,
-    )
+def _suite(name: str, fault: str, error: str, status: int = REJECT, **other: Any) -> Fault:
+    """Return a row whose micro guest breaks under a check."""
+    return Fault(name=name, error=error, exit_status=status, append=f"micro.suite={fault}", **other)
 
 
 def _file(name: str, make: Callable[[Path], Path], error: str) -> Fault:
     """Return a row whose candidate is refused before anything starts."""
-    return Fault(name=name, error=error, exit_status=USAGE, mark=b"", image=make, kernel=False, boots=False)
+    return _disk(name, error, USAGE, mark=b"", image=make, boots=False, limit_s=20)
 
 
 def _killed(program: str) -> Callable[[Running], None]:
@@ -75,22 +92,39 @@ def _signalled(number: signal.Signals) -> Callable[[Running], None]:
     return lambda running: running.runner.send_signal(number)
 
 
+def _interrupted_twice(running: Running) -> None:
+    running.interrupt()
+    time.sleep(0.3)
+    running.interrupt()
+
+
+def _rewritten(running: Running) -> None:
+    with running.images[0].open("r+b") as file:
+        file.seek(1 << 20)
+        file.write(os.urandom(4096))
+
+
 CONSOLE = (
-    _early("kernel panic, with a pvpanic device", "panic", "^KernelPanic: "),
-    _early("kernel panic, no pvpanic", "panic", "^KernelPanic: ", options=("--machine", "micro-bare")),
-    _early("kernel panic that restarts at once (panic=-1)", "panic", "^(KernelPanic|RebootLoop): ", more="panic=-1"),
-    _early("emergency mode", "emergency", "^EmergencyShell: .*emergency"),
-    _early("emergency mode, root locked", "emergency-locked", "^EmergencyShell: .*emergency"),
-    _early("rescue mode", "rescue", "^EmergencyShell: .*rescue"),
-    _early("dracut's prompt", "dracut-prompt", "^EmergencyShell: "),
-    _early("initramfs-tools' prompt", "initramfs-prompt", "^EmergencyShell: "),
-    _early("a question waits for a key", "question", "^QuestionAsked: "),
-    _early("a passphrase is asked for", "passphrase-prompt", "^QuestionAsked: "),
-    _early("dm-verity finds corrupted data", "verity", "^DataCorrupted: "),
-    _early("systemd freezes", "froze", "^BootFatal: .*froze"),
-    _early("SELinux policy cannot be loaded", "selinux", "^BootFatal: .*SELinux"),
-    _early("Ignition fails", "ignition", "^BootFatal: .*Ignition"),
-    _early("the image needs a newer processor", "cpu", "^BootFatal: .*processor"),
+    _said("emergency mode", _text("emergency"), "^EmergencyShell: .*emergency"),
+    _said("emergency mode, root locked", _text("emergency-locked"), "^EmergencyShell: .*emergency"),
+    _said("rescue mode", _text("rescue"), "^EmergencyShell: .*rescue"),
+    _said("dracut's prompt", _text("dracut-prompt"), "^EmergencyShell: "),
+    _said("initramfs-tools' prompt", _text("initramfs-prompt"), "^EmergencyShell: "),
+    _said("a question waits for a key", _text("question"), "^QuestionAsked: "),
+    _said("a passphrase is asked for", _text("passphrase-prompt"), "^QuestionAsked: "),
+    _said("dm-verity finds corrupted data", _text("verity"), "^DataCorrupted: "),
+    _said("systemd freezes", _text("froze"), "^BootFatal: .*froze"),
+    _said("SELinux policy cannot be loaded", _text("selinux"), "^BootFatal: .*SELinux"),
+    _said("Ignition fails", _text("ignition"), "^BootFatal: .*Ignition"),
+    _said("the image needs a newer processor", _text("cpu"), "^BootFatal: .*processor"),
+    _said("the system halts", _text("halted"), "^BootFatal: .*halted"),
+    _said(
+        "GRUB's rescue prompt", "error: no such partition.\r\nEntering rescue mode...\r\ngrub rescue> ", "^NoBootable"
+    ),
+    _said("GRUB's prompt", "Minimal BASH-like line editing is supported.\r\ngrub> ", "^NoBootableSystem: "),
+    _said("a boot sector without a system", "Missing operating system", "^NoBootableSystem: "),
+    _said("SYSLINUX without a kernel", "Could not find kernel image: linux", "^NoBootableSystem: "),
+    _said("the UEFI shell's prompt", "Shell> ", "^NoBootableSystem: "),
     _suspicious("kernel oops", "oops", "oops"),
     _suspicious("kernel BUG", "bug", "kernel-bug"),
     _suspicious("soft lockup", "soft-lockup", "soft-lockup"),
@@ -98,84 +132,141 @@ CONSOLE = (
     _suspicious("I/O error", "io-error", "io-error"),
     _suspicious("ext4 error", "ext4-error", "filesystem-error"),
     _suspicious("a unit's dependency failed", "dependency", "unit-dependency"),
-    _suspicious("out of memory (the kernel's OOM killer)", "oom", "oom"),
-    _suspicious("escape sequences, invalid UTF-8, NULs on the console", "escapes", "none"),
-)
-
-LOADERS = (
-    _loader("GRUB's rescue prompt", "error: no such partition.\r\nEntering rescue mode...\r\ngrub rescue> ", "^NoBoot"),
-    _loader("GRUB's prompt", "Minimal BASH-like line editing is supported.\r\ngrub> ", "^NoBootableSystem: "),
-    _loader("a boot sector without a system", "Missing operating system", "^NoBootableSystem: "),
-    _loader("SYSLINUX without a kernel", "Could not find kernel image: linux", "^NoBootableSystem: "),
-    _loader("the UEFI shell's prompt", "Shell> ", "^NoBootableSystem: "),
-    Fault(
-        name="an empty disk under BIOS",
-        error="^NoBootableSystem: ",
-        exit_status=REJECT,
-        mark=b"SeaBIOS",
-        image=raw_disk,
-        kernel=False,
-    ),
-    Fault(
-        name="an empty disk under UEFI",
-        error="^NoBootableSystem: ",
-        exit_status=REJECT,
-        limit_s=60,
-        mark=b"",
-        image=raw_disk,
-        kernel=False,
+    _suspicious("out of memory", "oom-line", "oom"),
+    _disk("an empty disk under BIOS", "^NoBootableSystem: ", mark=b"SeaBIOS", image=blank_disk),
+    _disk(
+        "an empty disk under UEFI",
+        "^NoBootableSystem: ",
+        mark=b"BdsDxe",
+        image=blank_disk,
         options=("--machine", "q35-uefi"),
     ),
+    _disk(
+        "console flood without end",
+        "^BootTimeout: ",
+        image=boot_sector("starts here\r\n" + "x" * 300, is_endless=True),
+        options=_SOON,
+        limit_s=30,
+    ),
+    _disk(
+        "escape sequences, invalid UTF-8 and NULs, then GRUB's prompt",
+        r"^NoBootableSystem: [ -~]*$",
+        image=boot_sector(f"\r\n{_MARK}\r\n\x1b[2J\x1b]0;title\x07\xff\xfe\x1b[31m\r\ngrub> \x1b[0m\xff"),
+    ),
+    _disk("a silent, halted machine", "^BootHung: ", mark=b"Booting from", image=boot_sector(""), limit_s=60),
 )
 
-STOPS = (
-    _early("reboot loop", "reset", "^RebootLoop: ", limit_s=60),
-    _early("shutdown by itself", "off", "^GuestStopped: "),
-    Fault(
-        name="reset by itself during a suite",
-        error="^GuestStopped: .*restarted",
-        exit_status=REJECT,
-        append="micro.suite=reset",
-    ),
-    _early("hang: console, disk and CPU still", "halt", "^BootHung: ", limit_s=120),
-    _early("spins without an SSH server", "spin", "^BootTimeout: ", options=("--boot-timeout", "4"), limit_s=45),
-    Fault(
-        name="a boot sector that never says a word and halts",
-        error="^BootHung: .*",
-        exit_status=REJECT,
-        mark=b"Booting from",
-        image=boot_sector(""),
-        kernel=False,
-        limit_s=120,
-    ),
-    Fault(
-        name="QEMU is killed while the guest boots",
-        error="^QemuExited: .*signal 9",
-        exit_status=REJECT,
-        append="micro.early=halt",
+GUEST = (
+    _micro("kernel panic, told by console and pvpanic", "panic", "^KernelPanic: "),
+    _micro("kernel panic with restart at once (panic=-1)", "panic", "^(KernelPanic|RebootLoop): ", more="panic=-1"),
+    _micro("shutdown by itself", "off", "^GuestStopped: "),
+    _micro("reboot loop", "reset", "^RebootLoop: ", limit_s=120),
+    _micro("spins without an SSH server", "spin", "^BootTimeout: ", options=("--boot-timeout", "8"), limit_s=70),
+    _micro(
+        "QEMU is killed while the guest boots",
+        "halt",
+        "^QemuExited: .*signal 9",
+        CANNOT_JUDGE,
         hit=_killed("qemu-system"),
     ),
-    _suite("QEMU is killed during a suite", "never-ends", "^QemuExited: .*signal 9", hit=_killed("qemu-system")),
+    _suite(
+        "QEMU is killed during a suite",
+        "never-ends",
+        "^QemuExited: .*signal 9",
+        CANNOT_JUDGE,
+        hit=_killed("qemu-system"),
+    ),
+    Fault(
+        name="the image changes under the run",
+        error="^SeatrialError: the image changed during the run",
+        exit_status=CANNOT_JUDGE,
+        mark=b"micro: up",
+        image=_NONE,
+        hit=_rewritten,
+        until_exit=True,
+        limit_s=90,
+    ),
     _suite("kernel panic during a suite", "panic", "^KernelPanic: "),
     _suite("shutdown during a suite", "off", "^GuestStopped: "),
+    _suite("restart during a suite", "reset", "^GuestStopped: .*restarted"),
+    _suite("the SSH session dies during a suite", "kills-its-session", "^SessionLost: ", CANNOT_JUDGE, limit_s=20),
+    _suite(
+        "a command that never ends",
+        "never-ends",
+        "^none: reject; .*micro-answers error",
+        REJECT,
+        options=("--command-timeout", "1"),
+        limit_s=40,
+    ),
+    _suite(
+        "a command that prints without end",
+        "prints-without-end",
+        "^none: reject; .*micro-answers error",
+        REJECT,
+        limit_s=60,
+    ),
 )
 
-SSH = (_suite("the SSH server dies during a suite", "kills-its-session", "^SessionLost: ", CANNOT_JUDGE, limit_s=20),)
+RUNNER = (
+    _disk("SIGKILL of the runner", r"^none: reject \(incomplete\)", -9, hit=_signalled(signal.SIGKILL)),
+    _disk(
+        "SIGTERM of the runner",
+        "^SeatrialError: the run was interrupted",
+        CANNOT_JUDGE,
+        hit=_signalled(signal.SIGTERM),
+        until_exit=True,
+        limit_s=20,
+    ),
+    _disk(
+        "Ctrl-C",
+        "^SeatrialError: the run was interrupted",
+        CANNOT_JUDGE,
+        hit=Running.interrupt,
+        until_exit=True,
+        limit_s=20,
+    ),
+    _disk(
+        "Ctrl-C twice",
+        "^(SeatrialError: the run was interrupted|none: reject)",
+        CANNOT_JUDGE,
+        hit=_interrupted_twice,
+        until_exit=True,
+        limit_s=20,
+    ),
+    _disk("QEMU is killed", "^QemuExited: .*signal 9", CANNOT_JUDGE, hit=_killed("qemu-system")),
+    _disk("the TPM's emulator is killed", "^TpmLost: ", CANNOT_JUDGE, hit=_killed("swtpm"), options=("--tpm", "on")),
+    _disk(
+        "the folder for results cannot be made",
+        "HostError|ConfigError",
+        CANNOT_JUDGE,
+        mark=b"",
+        out="input/loader.raw/out",
+        limit_s=20,
+    ),
+    _disk(
+        "the disk for results is full",
+        "HostError",
+        CANNOT_JUDGE,
+        image=boot_sector("starts here\r\n" + "x" * 300, is_endless=True),
+        out_space_mib=1,
+        limit_s=60,
+    ),
+)
 
 FILES = (
     _file("no such file", missing, "does not exist"),
     _file("an empty file", empty, "empty"),
-    _file("a directory", directory, "no regular file|is a directory"),
-    _file("a FIFO without a writer", fifo, "regular file"),
-    _file("a text file", filled("notes.raw", b"just text\n" * 1000), "ConfigError: "),
-    _file("a truncated qcow2", cut("qcow2", 70_000), "ConfigError: "),
-    _file("a qcow2 with a backing file of the host", backed_qcow2, "backing"),
-    _file("a qcow2 with an external data file", external_data, "data file"),
-    _file("a VMDK whose extent is a file of the host", extents_elsewhere, "ConfigError: "),
-    _file("a differencing VHD", differencing_vhd, "ConfigError: .*(parent|differenc)"),
-    _file("a truncated VHDX", cut("vhdx", 300_000), "ConfigError: "),
-    _file("a damaged gzip", packed_garbage("disk.raw.gz"), "ConfigError: "),
-    _file("a damaged zstd", packed_garbage("disk.raw.zst"), "ConfigError: "),
+    _file("a directory", directory, "is a directory"),
+    _file("a FIFO without a writer", fifo, "no regular file"),
+    _file("a text file", filled("notes.raw", b"just text\n" * 1000), "not a disk image"),
+    _file("a truncated qcow2", cut("qcow2", 70_000), "cut off"),
+    _file("a qcow2 with a backing file of the host", backed_qcow2, "backing file"),
+    _file("a qcow2 with an external data file", external_data, "external data file"),
+    _file("a VMDK whose extent is a file of the host", extents_elsewhere, "VMDK descriptor"),
+    _file("a differencing VHD", differencing_vhd, "differencing VHD"),
+    _file("a truncated VHDX", cut("vhdx", 300_000), "cut off"),
+    _file("a damaged gzip", packed_garbage("disk.raw.gz"), "is damaged"),
+    _file("a damaged zstd", packed_garbage("disk.raw.zst"), "is damaged"),
 )
 
-FAULTS = (*CONSOLE, *LOADERS, *STOPS, *SSH, *FILES)
+FAULTS = (*FILES, *CONSOLE, *RUNNER, *GUEST)

@@ -27,7 +27,7 @@ _POLL_S: Final = 0.02
 _LOOK_EVERY_S: Final = 0.5
 _MOST_S: Final = 240.0
 _GONE_S: Final = 5.0  # how long the kernel may take to end what a killed runner leaves
-_SHOWN: Final = 110
+_SHOWN: Final = 160
 
 
 @dataclass(slots=True, kw_only=True)
@@ -214,10 +214,11 @@ def _result(row: Fault, running: Running, seconds: float, *, unchanged: bool) ->
 def _error(row: Fault, running: Running) -> str:
     """Return what the run said: the record's problem, its decision, or what bad usage was answered with."""
     record = _record(running.place / row.out)
+    findings = ", ".join(sorted({found["sign"] for found in record.get("findings", ())}))
     if problem := record.get("problem"):
-        return f"{problem['kind']}: {problem['message'].splitlines()[0]}"
+        seen = f"; findings: {findings}" if findings else ""
+        return f"{problem['kind']}: {problem['message'].splitlines()[0]}{seen}"
     if record:
-        findings = ", ".join(sorted({found["sign"] for found in record.get("findings", ())}))
         worst = ", ".join(f"{v['control']} {v['outcome']}" for v in record["verdicts"] if v["outcome"] != "pass")
         how = "" if record["complete"] else " (incomplete)"
         return f"none: {record['decision']}{how}; findings: {findings or 'none'}{f'; {worst}' if worst else ''}"

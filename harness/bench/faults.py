@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
 from fault_rows import FAULTS
 from fault_run import Fault, Result, run_fault
-from micro import micro_guest
+from micro import Micro, micro_guest
 from seatrial.layout import out_dir
 
 __all__ = ["main", "markdown", "with_table"]
@@ -30,11 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the table; exit status 1 when a row is not as it must be. A part of the table (``-k``) writes no file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-k", metavar="TEXT", action="append", help="only rows whose name holds TEXT; may be repeated")
+    parser.add_argument("-j", type=int, default=2, help="rows at a time (default 2)")
     parser.add_argument("--keep", action="store_true", help="keep the folders of rows that fail")
     asked = parser.parse_args(arguments)
     rows = [row for row in FAULTS if not asked.k or any(text in row.name for text in asked.k)]
+    # Whoever starts this in the background of a shell has Ctrl-C ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     started = time.monotonic()
-    results = list(run_all(rows, keep=asked.keep))
+    results = list(run_all(rows, at_a_time=asked.j, keep=asked.keep))
     failed = sum(bool(result.wrong) for result in results)
     print(f"{len(results)} faults, {failed} not as they must be, in {(time.monotonic() - started) / 60:.1f} minutes")
     if not asked.k:
@@ -43,26 +49,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed or not results else 0
 
 
-def run_all(rows: Iterable[Fault], *, keep: bool) -> Iterable[Result]:
-    """Run ``rows`` one after the other, telling what came of each."""
+def run_all(rows: Sequence[Fault], *, at_a_time: int, keep: bool) -> Iterator[Result]:
+    """Run ``rows``, telling what came of each; the results come in the order of the table."""
     micro = micro_guest()
-    for row in rows:
-        place = Path(tempfile.mkdtemp(prefix="seatrial-fault-"))
-        result = run_fault(row, place, micro)
-        print(f"{'FAIL' if result.wrong else 'ok':4} {result.seconds:6.1f} s  {row.name}: {result.error}", flush=True)
-        for wrong in result.wrong:
-            print(f"       {wrong}", flush=True)
-        if result.wrong and keep:
-            print(f"       kept: {place}", flush=True)
-        else:
-            _remove(place)
-        yield result
+    with ThreadPoolExecutor(at_a_time) as pool:
+        yield from pool.map(lambda row: _run(row, micro, keep=keep), rows)
 
 
-def _remove(place: Path) -> None:
-    import shutil  # noqa: PLC0415
-
-    shutil.rmtree(place)
+def _run(row: Fault, micro: Micro, *, keep: bool) -> Result:
+    place = Path(tempfile.mkdtemp(prefix="seatrial-fault-"))
+    result = run_fault(row, place, micro)
+    told = [f"{'FAIL' if result.wrong else 'ok':4} {result.seconds:6.1f} s  {row.name}: {result.error}", *result.wrong]
+    if result.wrong and keep:
+        told.append(f"kept: {place}")
+    else:
+        shutil.rmtree(place)
+    print("\n       ".join(told), flush=True)
+    return result
 
 
 def save(results: Sequence[Result], path: Path) -> None:
