@@ -362,6 +362,7 @@ class Run:
             "lynis": "lynis-report.dat",
             "lynis-xml": "lynis-report.xml",
             "qemu": "qemu.log",
+            "swtpm": "swtpm.log",
             "restored": "restored",
             "screenshot": SCREENSHOT,
             "disk-writes": EVIDENCE,
