@@ -18,7 +18,8 @@ __all__ = ["main"]
 
 _KERNEL = ("kernel", "initrd", "append")
 _MACHINE = ("accel", "machine", "firmware", "tpm", "disk_bus", "memory", "cpus", "network")
-_TIMES = ("boot_timeout", "settle_timeout", "command_timeout")
+_ACCESS = ("access", "ssh_user", "ssh_key", "ignition")
+_TIMES = ("boot_timeout", "settle_timeout", "hang_timeout", "command_timeout")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -101,7 +102,9 @@ def image_build(name: str, force: bool) -> None:
 @click.argument("image", type=click.Path(path_type=Path), required=False)
 @click.option("--suite", "suites", multiple=True, metavar="NAME|DIR", help="Judge by this suite only; may be repeated.")
 @click.option("-q", "--quiet", is_flag=True, help="Plain lines, no live progress.")
-@_run_options("image", *_KERNEL, "flavour", "lynis", "break", "repeat_failed", "waivers", "out", *_MACHINE, *_TIMES)
+@_run_options(
+    "image", *_KERNEL, "flavour", "lynis", "break", "repeat_failed", "waivers", "out", *_MACHINE, *_ACCESS, *_TIMES
+)
 def gate(image: Path | None, suites: tuple[str, ...], quiet: bool, **given: str | None) -> None:
     """Boot IMAGE, judge it by all suites and decide.
 
@@ -195,7 +198,7 @@ def _as_options(given: dict[str, str | None]) -> list[str]:
 @main.command()
 @click.argument("image", type=click.Path(path_type=Path), required=False)
 @click.option("--console", is_flag=True, help="Watch and use the serial console instead of a shell; Ctrl-] leaves.")
-@_run_options("image", *_KERNEL, "flavour", *_MACHINE, *_TIMES)
+@_run_options("image", *_KERNEL, "flavour", *_MACHINE, *_ACCESS, *_TIMES)
 def boot(image: Path | None, console: bool, **given: str | None) -> None:
     """Boot IMAGE (or --kernel) untouched and give a root shell in it; what is changed is thrown away at the end."""
     from seatrial.interactive import boot_for_a_person
@@ -212,7 +215,7 @@ def boot(image: Path | None, console: bool, **given: str | None) -> None:
 @click.option("--baseline", type=click.Path(path_type=Path), metavar="RECORD", help="Compare with this measurement.")
 @click.option("--save", type=click.Path(path_type=Path), metavar="RECORD", help="Also write the measurement there.")
 @click.option("--budgets", type=click.Path(path_type=Path), metavar="FILE", help="Budgets to lay over the flavour's.")
-@_run_options("flavour", "accel", "machine", "boot_timeout", "settle_timeout", "command_timeout", "out")
+@_run_options("flavour", "accel", "machine", *_ACCESS, "boot_timeout", "settle_timeout", "command_timeout", "out")
 def boot_time(image: Path | None, boots: int | None, cap: int | None, clock: Any, **given: Any) -> None:
     """Boot IMAGE several times and judge how long it takes, by budgets and against an earlier measurement.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from seatrial.cli import main
+from seatrial.options import OPTIONS
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 
@@ -86,3 +87,22 @@ def test_what_is_no_lynis_report_cannot_be_judged(tmp_path: Path) -> None:
     status, text = invoke("lynis", str(other))
     assert status == 2
     assert "seatrial: " in text
+
+
+@pytest.mark.parametrize("command", ["gate", "boot", "boot-time"])
+def test_every_command_that_boots_takes_the_way_in(command: str) -> None:
+    _status, text = invoke(command, "--help")
+    assert [flag for flag in ("--access", "--ssh-user", "--ssh-key", "--ignition") if flag not in text] == []
+
+
+def test_the_gate_takes_every_option_of_the_table() -> None:
+    _status, text = invoke("gate", "--help")
+    assert [option.flag for option in OPTIONS if option.name != "facts" and f"{option.flag} " not in text] == []
+
+
+def test_a_way_in_that_contradicts_itself_ends_with_usage(tmp_path: Path) -> None:
+    image = tmp_path / "x.raw"
+    image.write_bytes(bytes(510) + b"\x55\xaa" + bytes(5000))
+    status, text = invoke("boot", str(image), "--flavour", "debian-general", "--access", "existing")
+    assert status == 4
+    assert "access route 'existing' logs in as 'seatrial'" in text
