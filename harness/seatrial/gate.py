@@ -46,7 +46,7 @@ from seatrial.session import Candidate, Session, booted
 from seatrial.suites import Suite
 from seatrial.writes import EVIDENCE, DiskWatch, disk_watch, facts_of, keep
 
-__all__ = ["Run"]
+__all__ = ["Run", "made_folder"]
 
 _TAIL_BYTES = 16_384
 _TAIL_LINES = 30
@@ -73,8 +73,7 @@ class Run:
         self.controls: Mapping[str, tuple[Suite, Control]] = _by_id(suites)
         started = utc_now()
         name = f"{started:%Y%m%dT%H%M%SZ}-{candidate.image.path.stem[:40]}-{secrets.token_hex(2)}"
-        self.folder = (candidate.settings.out or out_dir()) / name
-        self.folder.mkdir(parents=True)
+        self.folder = made_folder(candidate.settings.out or out_dir(), name)
         self._writer = RecordWriter(self.folder)
         self._verdicts = {key: self._before(suite, control) for key, (suite, control) in self.controls.items()}
         self.record = Record(
@@ -374,6 +373,21 @@ class Run:
         self.record = replace(self.record, verdicts=tuple(self._verdicts.values()), findings=findings)
         if self.keeps_every_verdict:
             self._writer.write(self.record)
+
+
+def made_folder(place: Path, name: str) -> Path:
+    """Make the folder of a run.
+
+    :raises ConfigError: it cannot be made there.
+    """
+    try:
+        (place / name).mkdir(parents=True)
+    except OSError as exc:
+        raise ConfigError(
+            f"the folder for results {str(place)!r} cannot be used: {exc.strerror}",
+            hint="--out DIR names another",
+        ) from exc
+    return place / name
 
 
 def _by_id(suites: tuple[Suite, ...]) -> dict[str, tuple[Suite, Control]]:

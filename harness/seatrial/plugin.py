@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import types
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -136,7 +137,12 @@ def gate(subject: Sequence[str], folders: Sequence[str], options: Sequence[str],
         *(["-q"] if quiet else []),
         *subject,
     ]
-    return int(pytest.main([*arguments, *options, *folders]))
+    try:
+        return int(pytest.main([*arguments, *options, *folders]))
+    except KeyboardInterrupt:
+        # A second Ctrl-C, while the first one's end was written down: what is on disk says reject.
+        sys.stderr.write("seatrial: interrupted again; the record so far says reject, and nothing is left running\n")
+        return int(pytest.ExitCode.INTERRUPTED)
 
 
 def _guest_fixtures() -> object:

@@ -32,9 +32,7 @@ def micro_session(folder: Path, *, is_cloneable: bool = True, words: str = "", *
 
     def with_kernel(*args: Any, **named: Any) -> list[str]:
         direct = ["-kernel", str(kernel), "-initrd", str(initrd), "-append", append]
-        # The kernel that QEMU loads itself takes the first place among what is booted.
-        words = [word.replace("bootindex=0", "bootindex=1") for word in qemu_arguments(*args, **named)]
-        return [*words, *direct]
+        return [*qemu_arguments(*args, **named), *direct]
 
     run = folder / "run"
     run.mkdir()

@@ -39,8 +39,7 @@ def direct(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def arguments(*args: object, **more: object) -> list[str]:
         product: list[str] = qemu_arguments(*args, **more)  # type: ignore[arg-type]  # passed on as they came
         words = ["-kernel", str(kernel), "-initrd", str(initrd), "-append", "console=ttyS0 quiet panic=-1"]
-        # The kernel takes the first place in the boot order itself.
-        return [*(word.replace(",bootindex=0", "") for word in product), *words]
+        return [*product, *words]
 
     with reachable(guest.kernel, guest.initrd) as (kernel, initrd):
         monkeypatch.setattr(seatrial.machine.boot, "qemu_arguments", arguments)

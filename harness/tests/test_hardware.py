@@ -56,14 +56,19 @@ def nodes(found: list[str]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("bus", "devices"),
     [
-        ("virtio-blk", ["virtio-blk-pci,drive=disk,bootindex=0"]),
-        ("virtio-scsi", ["virtio-scsi-pci,id=scsi", "scsi-hd,bus=scsi.0,drive=disk,bootindex=0"]),
-        ("nvme", ["nvme,serial=seatrial,drive=disk,bootindex=0"]),
-        ("ahci", ["ide-hd,bus=ide.0,drive=disk,bootindex=0"]),
+        ("virtio-blk", ["virtio-blk-pci,drive=disk,bootindex=1"]),
+        ("virtio-scsi", ["virtio-scsi-pci,id=scsi", "scsi-hd,bus=scsi.0,drive=disk,bootindex=1"]),
+        ("nvme", ["nvme,serial=seatrial,drive=disk,bootindex=1"]),
+        ("ahci", ["ide-hd,bus=ide.0,drive=disk,bootindex=1"]),
     ],
 )
 def test_each_bus_carries_the_disk(bus: str, devices: list[str]) -> None:
     assert after("-device", words(machine(disk=bus)))[: len(devices)] == devices
+
+
+def test_no_disk_takes_the_place_in_the_boot_order_that_qemu_gives_a_kernel() -> None:
+    for bus in ("virtio-blk", "virtio-scsi", "nvme", "ahci"):
+        assert not [word for word in words(machine(disk=bus)) if "bootindex=0" in word]
 
 
 def test_secure_boot_needs_smm_and_flash_that_only_smm_writes() -> None:

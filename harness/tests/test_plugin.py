@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import seatrial.gate
+import seatrial.plugin
 import seatrial.writes
-from seatrial.errors import BootFatal, HostError, KernelPanic, ObservationError, SessionLost
+from seatrial.errors import BootFatal, ConfigError, HostError, KernelPanic, ObservationError, SessionLost
 from seatrial.evidence.disk.partitions import Region
 from seatrial.evidence.disk.writes import Change
 from seatrial.guest.backend import new_host
@@ -583,3 +584,22 @@ def test_the_guest_that_all_look_at_is_never_restarted() -> None:
 def test_a_run_without_such_checks_freezes_nothing(judged: Judged) -> None:
     _result, record = judged(CHECKS)
     assert record["restores"] is None
+
+
+def test_a_second_interrupt_says_that_nothing_was_judged(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_arguments: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pytest, "main", interrupted)
+    assert seatrial.plugin.gate("--image=x", ["/tmp"], [], quiet=True) == 2
+    assert "interrupted again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_place_for_results_that_is_no_folder_is_the_users_to_change(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"the folder for results '.*' cannot be used: Not a directory") as caught:
+        seatrial.gate.made_folder(tmp_path / place, "run")
+    assert "--out DIR" in caught.value.hint

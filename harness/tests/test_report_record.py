@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from records import DIGEST, HOSTILE, PANIC, SCHEMA, boot_failure, faults, record, reject, release, verdict
-from seatrial.errors import ConfigError
+from seatrial.errors import ConfigError, HostError
 from seatrial.policy.judge import Decision, Outcome, Severity, Verdict, Waived
 from seatrial.policy.waivers import WaiverNote
 from seatrial.report.record import (
@@ -169,8 +169,9 @@ def test_a_write_that_fails_leaves_the_old_record_whole(tmp_path: Path, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(HostError, match=r"cannot write '.*record\.json': No space left on device") as caught:
         writer.write(release())
+    assert "--out DIR" in caught.value.hint
     assert read_record(writer.path) == boot_failure()
     assert list(tmp_path.iterdir()) == [writer.path]
 

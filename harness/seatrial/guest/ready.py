@@ -136,7 +136,7 @@ def _logged_in(log_in: Login, tries: _Tries) -> Iterator[Connection]:
                 connection = stack.enter_context(log_in())
             except AuthRefused as exc:
                 if tries.refused.is_over or tries.login.is_over:
-                    text = f"{exc.message}; tried for {tries.refused.total_s:.0f} s from its greeting on"
+                    text = f"{exc.message}; tried for {tries.login.elapsed_s:.0f} s from its greeting on"
                     raise AuthRefused(text, hint=exc.hint) from exc
                 pause_s = _pause(exc, pause_s, tries)
             except SessionLost as exc:

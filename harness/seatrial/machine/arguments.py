@@ -292,17 +292,18 @@ def _disk_device(machine: Machine, *, is_counted: bool = False) -> list[str]:
     # A Q35 board has an AHCI controller of its own, whose first port is bus "ide.0".
     ahci = [] if machine.board == "q35" else ["-device", "ahci,id=ahci"]
     port = "ide.0" if machine.board == "q35" else "ahci.0"
+    # The first place in the boot order, 0, is that of a kernel that QEMU starts itself.
     # On a counted clock QEMU must not do in a thread, whenever the host finds time, what it can do at once.
     at_once = ",ioeventfd=off" if is_counted else ""
     blk = f"{at_once},discard=off,write-zeroes=off" if is_counted else ""
     bus, device = {
-        "virtio-blk": ([], f"virtio-blk-pci,drive=disk,bootindex=0{blk}"),
+        "virtio-blk": ([], f"virtio-blk-pci,drive=disk,bootindex=1{blk}"),
         "virtio-scsi": (
             ["-device", f"virtio-scsi-pci,id=scsi{at_once}"],
-            "scsi-hd,bus=scsi.0,drive=disk,bootindex=0",
+            "scsi-hd,bus=scsi.0,drive=disk,bootindex=1",
         ),
-        "nvme": ([], "nvme,serial=seatrial,drive=disk,bootindex=0"),
-        "ahci": (ahci, f"ide-hd,bus={port},drive=disk,bootindex=0"),
+        "nvme": ([], "nvme,serial=seatrial,drive=disk,bootindex=1"),
+        "ahci": (ahci, f"ide-hd,bus={port},drive=disk,bootindex=1"),
     }[machine.disk]
     return [*bus, "-device", device]
 
