@@ -79,6 +79,18 @@ def _suite(name: str, fault: str, error: str, status: int = REJECT, **other: Any
     return Fault(name=name, error=error, exit_status=status, append=f"micro.suite={fault}", **other)
 
 
+def _ssh(name: str, fault: str, error: str = "^BootTimeout: ") -> Fault:
+    """Return a row whose micro guest has a hostile server where SSH should be."""
+    return Fault(
+        name=name,
+        error=error,
+        exit_status=REJECT,
+        append=f"micro.nosshd=1 micro.fault={fault}",
+        options=("--boot-timeout", "5", "--settle-timeout", "2"),
+        limit_s=60,
+    )
+
+
 def _file(name: str, make: Callable[[Path], Path], error: str) -> Fault:
     """Return a row whose candidate is refused before anything starts."""
     return _disk(name, error, USAGE, mark=b"", image=make, boots=False, limit_s=20)
@@ -153,7 +165,31 @@ CONSOLE = (
         r"^NoBootableSystem: [ -~]*$",
         image=boot_sector(f"\r\n{_MARK}\r\n\x1b[2J\x1b]0;title\x07\xff\xfe\x1b[31m\r\ngrub> \x1b[0m\xff"),
     ),
-    _disk("a silent, halted machine", "^BootHung: ", mark=b"Booting from", image=boot_sector(""), limit_s=60),
+    _disk("a silent, halted machine", "^BootHung: ", mark=b"Booting from", image=boot_sector(""), limit_s=90),
+)
+
+SSH = (
+    _ssh("the SSH server speaks garbage", "garbage"),
+    _ssh("the SSH server accepts and says nothing", "silent-server"),
+    _ssh("the SSH server greets without end", "endless-banner"),
+    _ssh("the SSH server stalls after its greeting", "stalls-after-banner"),
+    Fault(
+        name="the SSH server has another host key after a restart",
+        error="^none: reject; .*host key changed",
+        exit_status=REJECT,
+        mark=b"micro: up",
+        suite="restart",
+        limit_s=120,
+    ),
+    Fault(
+        name="the SSH server lets nobody in",
+        error="^AuthRefused: ",
+        exit_status=CANNOT_JUDGE,
+        mark=b"micro: up",
+        append="micro.nokey=1",
+        options=("--settle-timeout", "1"),
+        limit_s=60,
+    ),
 )
 
 GUEST = (
@@ -193,7 +229,7 @@ GUEST = (
     _suite(
         "a command that never ends",
         "never-ends",
-        "^none: reject; .*micro-answers error",
+        "^none: reject; .*did not end within 8 s",
         REJECT,
         options=("--command-timeout", "1"),
         limit_s=40,
@@ -201,7 +237,7 @@ GUEST = (
     _suite(
         "a command that prints without end",
         "prints-without-end",
-        "^none: reject; .*micro-answers error",
+        "^none: reject; .*wrote more than",
         REJECT,
         limit_s=60,
     ),
@@ -237,18 +273,27 @@ RUNNER = (
     _disk("the TPM's emulator is killed", "^TpmLost: ", CANNOT_JUDGE, hit=_killed("swtpm"), options=("--tpm", "on")),
     _disk(
         "the folder for results cannot be made",
-        "HostError|ConfigError",
-        CANNOT_JUDGE,
+        "^ConfigError: the folder for results .* cannot be used",
+        USAGE,
         mark=b"",
         out="input/loader.raw/out",
         limit_s=20,
     ),
     _disk(
-        "the disk for results is full",
-        "HostError",
+        "the disk for results is full from the start",
+        "^HostError: .*No space left",
         CANNOT_JUDGE,
+        mark=b"",
+        out_space_kib=4,
+        limit_s=20,
+    ),
+    _disk(
+        "the disk for results is full while the guest boots",
+        "^BootTimeout: ",
+        REJECT,
         image=boot_sector("starts here\r\n" + "x" * 300, is_endless=True),
-        out_space_mib=1,
+        options=_SOON,
+        out_space_kib=400,
         limit_s=60,
     ),
 )
@@ -269,4 +314,4 @@ FILES = (
     _file("a damaged zstd", packed_garbage("disk.raw.zst"), "is damaged"),
 )
 
-FAULTS = (*FILES, *CONSOLE, *RUNNER, *GUEST)
+FAULTS = (*FILES, *CONSOLE, *RUNNER, *GUEST, *SSH)

@@ -28,6 +28,8 @@ _LOOK_EVERY_S: Final = 0.5
 _MOST_S: Final = 240.0
 _GONE_S: Final = 5.0  # how long the kernel may take to end what a killed runner leaves
 _SHOWN: Final = 160
+# The name of a run's folder, and the port that it happened to get.
+_RUN_ID: Final = re.compile(r"\d{8}T\d{6}Z-\S+?-[0-9a-f]{4}\b|(?<=on port )\d+")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,8 +75,9 @@ class Fault:
     hit: Callable[[Running], None] | None = None
     kernel: bool = True
     boots: bool = True
+    suite: str = "suite"
     until_exit: bool = False
-    out_space_mib: int | None = None
+    out_space_kib: int | None = None
     out: str = "out"
     more: dict[str, str] = field(default_factory=dict)
 
@@ -99,7 +102,7 @@ def run_fault(row: Fault, place: Path, micro: Micro) -> Result:
         (place / name).mkdir()
     image = row.image(place / "input") if row.image else None
     images = tuple(path for path in (image, *((micro.kernel, micro.initrd) if row.kernel else ())) if path)
-    with _out_folder(place / "out", row.out_space_mib):
+    with _out_folder(place / "out", row.out_space_kib):
         return _watched(row, place, _command(row, place, image, micro), images)
 
 
@@ -108,7 +111,7 @@ def _command(row: Fault, place: Path, image: Path | None, micro: Micro) -> list[
     if row.kernel:
         append = f"{QUICK} {row.append}".strip()
         words += ["--kernel", str(micro.kernel), "--initrd", str(micro.initrd), "--append", append]
-    words += ["--flavour", str(MICRO / "micro.toml"), "--suite", str(MICRO / "suite"), "--out", str(place / row.out)]
+    words += ["--flavour", str(MICRO / "micro.toml"), "--suite", str(MICRO / row.suite), "--out", str(place / row.out)]
     hardware = ["--memory", "512", "--cpus", "1"] if row.boots else []
     if row.boots and "--machine" not in row.options:
         hardware += ["--machine", "q35-bios"]
@@ -116,12 +119,12 @@ def _command(row: Fault, place: Path, image: Path | None, micro: Micro) -> list[
 
 
 @contextlib.contextmanager
-def _out_folder(folder: Path, mib: int | None) -> Iterator[None]:
+def _out_folder(folder: Path, kib: int | None) -> Iterator[None]:
     folder.mkdir()
-    if mib is None:
+    if kib is None:
         yield
         return
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(folder)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(folder)], check=True)
     try:
         yield
     finally:
@@ -191,7 +194,9 @@ class _Console:
 def _result(row: Fault, running: Running, seconds: float, *, unchanged: bool) -> Result:
     status = running.runner.returncode
     left = _leftovers(row, running)
-    error = _error(row, running).replace(f"{running.place}/input/", "").replace(f"{running.place}/", "")
+    error = _RUN_ID.sub(
+        "…", _error(row, running).replace(f"{running.place}/input/", "").replace(f"{running.place}/", "")
+    )
     wrong = [
         *([f"expected error {row.error!r}"] if not re.search(row.error, error) else []),
         *([f"expected exit status {row.exit_status}"] if status != row.exit_status else []),
@@ -218,14 +223,12 @@ def _error(row: Fault, running: Running) -> str:
     if problem := record.get("problem"):
         seen = f"; findings: {findings}" if findings else ""
         return f"{problem['kind']}: {problem['message'].splitlines()[0]}{seen}"
-    if record:
-        worst = ", ".join(f"{v['control']} {v['outcome']}" for v in record["verdicts"] if v["outcome"] != "pass")
+    if record and (record["complete"] or running.runner.returncode not in (2, 4)):
+        worst = ", ".join(f"{v['outcome']}, {v['because']}" for v in record["verdicts"] if v["outcome"] != "pass")
         how = "" if record["complete"] else " (incomplete)"
         return f"none: {record['decision']}{how}; findings: {findings or 'none'}{f'; {worst}' if worst else ''}"
     shown = (running.place / "shown").read_text("utf-8", "replace")
-    said = re.search(
-        r"(?:^|\n)(?:ERROR: |Error: |! _pytest\.outcomes\.Exit: |Exit: )?(.*(?:image|kernel|cannot|folder).*)", shown
-    )
+    said = re.search(r"(?:cannot judge: |\nERROR: |^ERROR: |Error: )(.*)", shown)
     # The families end a run with a status of their own (seatrial.errors).
     kind = {4: "ConfigError", 2: "HostError"}.get(running.runner.returncode, f"exit {running.runner.returncode}")
     return f"{kind}: {said[1].strip('! ') if said else shown[-_SHOWN:].strip()}"
@@ -242,7 +245,10 @@ def _leftovers(row: Fault, running: Running) -> list[str]:
     for folder in tuple(allowed):
         names = set(_record(out).get("evidence", {}).values()) | {"record.json"}
         if not _record(out).get("complete"):  # a killed run: what it had written so far, and no more
-            names |= {"console.log", "qemu.log", "swtpm.log", "screen.png", "errors.txt"}
+            names |= {"console.log", "qemu.log", "swtpm.log", "screen.png", "errors.txt", "junit.xml", "report.html"}
+        # A copy of the guest has logs of its own, in a folder that is evidence as a whole.
+        copies = [path for path in (out / folder).glob("restored/*") if "restored" in names]
+        names |= {f"restored/{copy.name}{log}" for copy in copies for log in ("", "/console.log", "/qemu.log")}
         allowed |= {f"{folder}/{name}" for name in names}
     files = [
         *stray_files(running.place / "tmp", set()),

@@ -84,7 +84,8 @@ def markdown(results: Sequence[Result]) -> str:
     ]
     for result in results:
         digest = "unchanged" if result.digest_unchanged else "**changed**"
-        name = f"**{result.fault}**" if result.wrong else result.fault
+        fault = _escaped(result.fault)
+        name = f"**{fault}**" if result.wrong else fault
         lines.append(
             f"| {name} | {_cell(result.error)} | {result.seconds:.1f} | {result.limit_s:g} | {result.exit_status} | "
             f"{result.leftovers} | {digest} |"
@@ -106,12 +107,12 @@ def with_table(readme: str, table: str) -> str:
 
 def _cell(text: str) -> str:
     kind, colon, message = text.partition(": ")
-    escaped = (
-        message.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "'").replace("*", "\\*")
-    )
-    return f"`{kind}`{colon}{escaped}"
+    return f"`{kind}`{colon}{_escaped(message)}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("`", "'").replace("*", "\\*")
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     sys.exit(main())

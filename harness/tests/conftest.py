@@ -11,6 +11,7 @@ from hypothesis import settings
 
 # The tests' own helper modules (ssh_server, ...) live beside this file; importlib mode does not add the folder.
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 
 from seatrial.clock import Deadline
 from seatrial.guest.shell import Shell, root_shell
