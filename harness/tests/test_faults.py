@@ -37,6 +37,8 @@ REPRESENTATIVE = (
     "kernel panic, told by console and pvpanic",
 )
 
+NOBODYS_PID = 2**22 + 1  # above the most that Linux gives (proc(5), pid_max)
+
 
 def row(name: str) -> Fault:
     (found,) = [fault for fault in FAULTS if fault.name == name]
@@ -82,7 +84,7 @@ def test_a_process_that_left_its_family_is_still_found(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", orphan], env=environment, capture_output=True, text=True, check=True)
     pid = int(done.stdout)
     try:
-        family = Family(os.getpid(), tmp_path)
+        family = Family(NOBODYS_PID, tmp_path)  # no chain of parents leads from there to any process
         assert family.living()[pid] == "sleep 60"
         assert family.find("sleep") == pid
     finally:
