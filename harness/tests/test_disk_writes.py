@@ -275,6 +275,13 @@ def verdict(seen: Sequence[Change], patterns: tuple[str, ...], kind: str = "immu
         (f"write -P 7 {USR_START} 512", ("usr_*",), "immutable-host", Outcome.FAIL, f"at bytes {USR_START}-"),
         ("write -P 7 1024 512", (TABLE,), "immutable-host", Outcome.FAIL, "the partition-table: 512 bytes changed"),
         (
+            f"write -P 7 {USR_START} 512",
+            ("usr_*", "none_*"),
+            "immutable-host",
+            Outcome.FAIL,
+            "names with 'none_*'",
+        ),
+        (
             "read 0 512",
             ("usr_*", "none_*"),
             "immutable-host",

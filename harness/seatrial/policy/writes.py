@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from seatrial.evidence.disk.partitions import Region
 from seatrial.evidence.disk.writes import Change, named, unmatched
 from seatrial.policy.controls import Control, verdict_on
 from seatrial.policy.flavours import Flavour
@@ -39,19 +40,22 @@ def judge_writes(control: Control, suite: str, flavour: Flavour, found: Sequence
         reason = f"flavour {flavour.name!r} names no partition that is meant to be immutable"
         return verdict_on(control, suite, Outcome.NOT_APPLICABLE, because=reason)
     parts = [change.region for change in found]
-    if missing := unmatched(parts, patterns):
-        reason = (
-            f"no partition of the image is what expect.{_LIST} names with {', '.join(map(repr, missing))}; "
-            f"it has {', '.join(sorted({repr(part.label or part.kind) for part in parts if part.number}))}"
-        )
-        return verdict_on(control, suite, Outcome.ERROR, because=reason)
+    missing = unmatched(parts, patterns)
     watched = named(parts, patterns)
     broken = [change for change in found if change.region in watched and change.changed_bytes]
+    if missing and not broken:  # what was written is a failure, whatever else cannot be told
+        return verdict_on(control, suite, Outcome.ERROR, because=_lacking(missing, parts))
     expected = f"no byte changed in {_names([change for change in found if change.region in watched])}"
     seen = "; ".join(_told(change) for change in broken) or "none changed"
     outcome = Outcome.FAIL if broken else Outcome.PASS
-    because = f"expected {expected}, saw {seen}"
+    because = f"expected {expected}, saw {seen}" + (f"; and {_lacking(missing, parts)}" if missing else "")
     return verdict_on(control, suite, outcome, because=because, expected=expected, seen=seen)
+
+
+def _lacking(missing: Sequence[str], parts: Sequence[Region]) -> str:
+    there = ", ".join(sorted({repr(part.label or part.kind) for part in parts if part.number}))
+    names = ", ".join(map(repr, missing))
+    return f"no partition of the image is what expect.{_LIST} names with {names}; it has {there}"
 
 
 def _names(found: Sequence[Change]) -> str:
