@@ -9,6 +9,7 @@ from typing import Literal
 from seatrial.breakin import hold
 from seatrial.check import Check, NotApplicable, NotChecked
 from seatrial.clock import monotonic_s
+from seatrial.errors import SeatrialError
 from seatrial.plan import Ended
 from seatrial.policy.flavours import Flavour
 from seatrial.policy.judge import Outcome, Verdict, judge
@@ -63,18 +64,31 @@ def repeated(
 ) -> Verdict:
     """Return ``verdict`` with how often the check fails when it is repeated ``times`` times, each on a fresh copy.
 
-    The outcome stays what it is: a check that passes now and then is a flake, and no pass.
-
-    :raises SeatrialError: the copies did not come up.
+    The outcome stays what it is: a check that passes now and then is a flake, and no pass. The first copy that does not
+    come up ends it: what is known until then counts.
     """
-    failed = 0
+    done = failed = 0
+    trouble = ""
     for _ in range(times):
-        with session.restored() as copy:
-            again = judge_again(called(check, copy, flavour))
+        try:
+            with session.restored() as copy:
+                again = judge_again(called(check, copy, flavour))
+        except SeatrialError as exc:
+            trouble = f"; a further copy did not come up: {exc.message}"
+            break
+        done += 1
         failed += again.outcome is not Outcome.PASS
-    steady = "each time" if failed == times else f"a flake: it passed {times - failed} times"
-    because = f"{verdict.because} (repeated {times} times from the snapshot, failed {failed} times: {steady})"
-    return replace(verdict, because=because, repeats=times, repeats_failed=failed)
+    because = f"{verdict.because} (repeated {done} times from the snapshot, {_told(done, failed)}{trouble})"
+    return replace(verdict, because=because, repeats=done, repeats_failed=failed)
+
+
+def _told(done: int, failed: int) -> str:
+    if done == 0:
+        return "which says nothing"
+    if failed == done:
+        return f"failed {failed} times: each time"
+    fresh = ", so it may be what an earlier check left in the guest" if failed == 0 else ""
+    return f"failed {failed} times: a flake, it passed {done - failed} times{fresh}"
 
 
 def broken_into(
@@ -93,10 +107,11 @@ def broken_into(
         choice = hold(session, verdict, can_repeat=check is not None)
         if choice != "repeat" or check is None:
             return "quit" if choice == "quit" else "continue"
-        with session.restored() as copy:
-            again = judge_again(called(check, copy, flavour))
-            print(f"seatrial: in a fresh copy: {again.outcome}: {again.because}")
-            if again.outcome is not Outcome.PASS:
-                inner = hold(copy, again, can_repeat=False)
-                if inner == "quit":
+        try:
+            with session.restored() as copy:
+                again = judge_again(called(check, copy, flavour))
+                print(f"seatrial: in a fresh copy: {again.outcome}: {again.because}")
+                if again.outcome is not Outcome.PASS and hold(copy, again, can_repeat=False) == "quit":
                     return "quit"
+        except SeatrialError as exc:
+            print(f"seatrial: the fresh copy was lost: {exc}")

@@ -363,6 +363,7 @@ class Run:
             "qemu": "qemu.log",
             "swtpm": "swtpm.log",
             "restored": "restored",
+            "workers": "workers",
             "screenshot": SCREENSHOT,
             "disk-writes": EVIDENCE,
         }

@@ -28,6 +28,7 @@ _JUDGED = pytest.StashKey[bool]()
 _SAID = pytest.StashKey[tuple[str, str]]()
 _VERDICT = "seatrial-verdict"
 _LOST = "seatrial-lost"
+_COPIES = "seatrial_copies"
 
 
 class _Idle:
@@ -50,7 +51,9 @@ class Gate:
 
         self.config = config
         with self._shown() as progress, user_errors():
-            self.candidate: Candidate = _candidate(resolve(config.getoption, config.getini, environment()), progress)
+            settings = resolve(config.getoption, config.getini, environment())
+            _refuse_break_elsewhere(settings, config)
+            self.candidate: Candidate = _candidate(settings, progress)
         self.plan: Plan | None = None
         self.run: Run | None = None
         self.session: Session | None = None
@@ -78,6 +81,14 @@ class Gate:
         if self._place is None:
             self._place = self._until_end.enter_context(handover_place())
         node.workerinput["seatrial_handover"] = self._place.path
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Count the copies that a worker has made; one that died has not told."""
+        told = getattr(node, "workeroutput", {}).get(_COPIES)
+        if told is not None and self.session is not None and self.session.restorer is not None:
+            seconds, cold_boots, reseeded = told
+            self.session.restorer.note_others(seconds, cold_boots, reseeded=reseeded)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_collection(self, session: pytest.Session) -> Generator[None, object, object]:
@@ -156,7 +167,7 @@ class Gate:
         from seatrial.errors import SeatrialError
 
         assert self.run is not None
-        if isinstance(exc, KeyboardInterrupt):
+        if isinstance(exc, KeyboardInterrupt) and not isinstance(exc, pytest.Session.Interrupted):
             exc = SeatrialError("the run was interrupted", hint="start it again; nothing of it is left running")
         self.run.fail(exc if isinstance(exc, SeatrialError) else SeatrialError(f"the run was stopped: {exc}"))
 
@@ -182,6 +193,22 @@ class Gate:
         visible = capture.global_and_fixture_disabled() if capture else contextlib.nullcontext()
         with visible, progress_for(sys.stderr, plain=self.config.option.verbose < 0) as progress:
             yield progress
+
+    @contextlib.contextmanager
+    def _at_the_terminal(self) -> Iterator[None]:
+        """Give a person terminal and keyboard, which pytest takes away while it captures; then it has them again."""
+        capture = self.config.pluginmanager.getplugin("capturemanager")
+        if capture is None:
+            yield
+            return
+        was_capturing = capture.is_globally_capturing() and capture._global_capturing.is_started()
+        capture.suspend(in_=True)
+        try:
+            yield
+        finally:
+            capture.resume()
+            if not was_capturing:  # between the phases of a check only the keyboard was taken
+                capture.suspend_global_capture(in_=False)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
@@ -273,7 +300,7 @@ class Gate:
         if settings.break_:
             from seatrial.again import broken_into
 
-            with self._shown():
+            with self._at_the_terminal():
                 wish = broken_into(verdict, check, self.session, judge_again=judge_again, flavour=flavour)
             if wish == "quit":
                 item.session.shouldstop = "ended by the person at the break"
@@ -309,7 +336,10 @@ class Gate:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
-        """Decide; the exit status says it."""
+        """Decide; the exit status says it. A worker decides nothing: it tells which copies it has made."""
+        restorer = self.session.restorer if self._worker is not None and self.session is not None else None
+        if restorer is not None and (made := restorer.restores):
+            self.config.workeroutput[_COPIES] = (list(made.seconds), made.cold_boots, made.reseeded)  # type: ignore[attr-defined]  # xdist's
         if self.run is not None:
             with self._shown() as progress, user_errors():
                 self.run.progress = progress
@@ -340,6 +370,16 @@ class Gate:
         """Say what is judged."""
         candidate = self.candidate
         return f"seatrial: {candidate.image.path} as {candidate.flavour.name}, QEMU {candidate.features.version_text}"
+
+
+def _refuse_break_elsewhere(settings: Settings, config: pytest.Config) -> None:
+    from seatrial.errors import ConfigError
+
+    if settings.break_ and (config.getoption("tx", None) or hasattr(config, "workerinput")):
+        raise ConfigError(
+            "--break needs a person at the process that runs the checks, and pytest-xdist's workers have no terminal",
+            hint="leave -n away, or --break",
+        )
 
 
 def _candidate(settings: Settings, progress: Progress) -> Candidate:

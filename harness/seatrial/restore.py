@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -230,6 +230,15 @@ class Restorer:
             lifeline=has_lifeline,
             reseeded=notices_copies or None,
         )
+
+    def note_others(self, seconds: Sequence[float], cold_boots: int, *, reseeded: bool | None) -> None:
+        """Count the copies and cold boots that another process has made of the same frozen guest."""
+        with self._lock:
+            self._cold_boots += cold_boots
+            if self._restores is not None:
+                every = (*self._restores.seconds, *seconds)
+                known = {self._restores.reseeded, reseeded} - {None}
+                self._restores = replace(self._restores, seconds=every, reseeded=all(known) if known else None)
 
     def close(self) -> None:
         """Forget the frozen state."""

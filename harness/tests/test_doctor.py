@@ -74,7 +74,7 @@ def finding(host: Host, name: str) -> Finding:
                 "apt-get update",
                 "apt-get install -y --no-install-recommends -t bookworm-backports"
                 " qemu-system-x86 qemu-utils ovmf python3-venv",
-                "apt-get install -y --no-install-recommends -t bookworm-backports mkosi",
+                "apt-get install -y --no-install-recommends -t bookworm-backports mkosi openssh-client",
                 "apt-get install -y --no-install-recommends swtpm lynis",
             ],
             id="debian-12",
@@ -84,7 +84,7 @@ def finding(host: Host, name: str) -> Finding:
             [
                 "apt-get update",
                 "apt-get install -y --no-install-recommends qemu-system-x86 qemu-utils ovmf python3-venv",
-                "apt-get install -y --no-install-recommends mkosi",
+                "apt-get install -y --no-install-recommends mkosi openssh-client",
                 "apt-get install -y --no-install-recommends swtpm lynis",
             ],
             id="debian-13",
@@ -93,7 +93,7 @@ def finding(host: Host, name: str) -> Finding:
             FEDORA,
             [
                 "dnf install -y --setopt=install_weak_deps=False qemu-system-x86-core qemu-img edk2-ovmf",
-                "dnf install -y --setopt=install_weak_deps=False mkosi apt debian-keyring",
+                "dnf install -y --setopt=install_weak_deps=False mkosi apt debian-keyring openssh-clients",
                 "dnf install -y --setopt=install_weak_deps=False swtpm lynis",
             ],
             id="fedora",
@@ -102,7 +102,7 @@ def finding(host: Host, name: str) -> Finding:
             AZURE_3,
             [
                 "tdnf install -y qemu-system-x86-core qemu-img edk2-ovmf",
-                "tdnf install -y apt",
+                "tdnf install -y apt openssh-clients",
                 "tdnf install -y swtpm",
             ],
             id="azurelinux-3",
@@ -111,7 +111,7 @@ def finding(host: Host, name: str) -> Finding:
             OPENSUSE,
             [
                 "zypper --non-interactive install --no-recommends qemu-x86 qemu-tools qemu-ovmf-x86_64",
-                "zypper --non-interactive install --no-recommends mkosi",
+                "zypper --non-interactive install --no-recommends mkosi openssh-clients",
                 "zypper --non-interactive install --no-recommends swtpm lynis",
             ],
             id="opensuse",
@@ -120,7 +120,7 @@ def finding(host: Host, name: str) -> Finding:
             ARCH,
             [
                 "pacman -S --needed --noconfirm qemu-system-x86 qemu-img edk2-ovmf",
-                "pacman -S --needed --noconfirm mkosi apt debian-archive-keyring",
+                "pacman -S --needed --noconfirm mkosi apt debian-archive-keyring openssh",
                 "pacman -S --needed --noconfirm swtpm lynis",
             ],
             id="arch",
@@ -176,7 +176,9 @@ def test_a_distribution_without_the_package_is_told_where_to_get_the_program() -
 
 
 def test_azure_linux_without_tdnf_is_given_dnf_but_only_packages_that_it_has() -> None:
-    assert commands(replace(AZURE_3, managers=(Manager.DNF,)))[1].endswith("install_weak_deps=False apt")
+    assert commands(replace(AZURE_3, managers=(Manager.DNF,)))[1].endswith(
+        "install_weak_deps=False apt openssh-clients"
+    )
 
 
 def test_a_derivative_is_recognised_by_what_it_is_like() -> None:

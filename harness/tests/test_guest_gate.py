@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from broken import broken_copy, broken_table, demo_image
 from seatrial.clock import Deadline, pause
 from seatrial.layout import data_dir
 from seatrial.suites import built_in_suites
+from terminal import terminal, until
 
 pytestmark = pytest.mark.guest
 
@@ -137,15 +137,16 @@ def test_ctrl_c_ends_the_run_in_order(tmp_path: Path) -> None:
 def test_a_person_gets_a_root_shell_in_the_candidate() -> None:
     running = qemus()
     command = [*COMMAND, "boot", str(demo_image("immutable")), "--flavour", "debian-immutable"]
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as person:
+    with (
+        terminal() as (ours, theirs),
+        subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as person,
+    ):
         os.close(theirs)
-        shown = _until(ours, b":~# ", Deadline(400))
+        shown = until(ours, b":~# ", Deadline(400))
         os.write(ours, b"echo I-am-$(id -un)-on-$(. /usr/lib/os-release; echo $VARIANT_ID)\n")
-        shown += _until(ours, b"I-am-root-on-seatrial-immutable", Deadline(60))
+        shown += until(ours, b"I-am-root-on-seatrial-immutable", Deadline(60))
         os.write(ours, b"exit 7\n")
-        shown += _until(ours, b"\0never\0", Deadline(60))
-    os.close(ours)
+        shown += until(ours, b"\0never\0", Deadline(60))
     assert b"a root shell in the candidate" in shown
     assert b"I-am-root-on-seatrial-immutable" in shown
     assert person.returncode == 7
@@ -155,32 +156,14 @@ def test_a_person_gets_a_root_shell_in_the_candidate() -> None:
 def test_the_console_can_be_watched_and_left(tmp_path: Path) -> None:
     running = qemus()
     command = [*COMMAND, "boot", str(demo_image("immutable")), "--flavour", "debian-immutable", "--console"]
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as person:
+    with (
+        terminal() as (ours, theirs),
+        subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as person,
+    ):
         os.close(theirs)
-        shown = _until(ours, b"Started", Deadline(400))
+        shown = until(ours, b"Started", Deadline(400))
         os.write(ours, b"\x1d")
-        _until(ours, b"\0never\0", Deadline(60))
-    os.close(ours)
+        until(ours, b"\0never\0", Deadline(60))
     assert b"Started" in shown
     assert person.returncode == 0
     assert qemus() == running
-
-
-def _until(terminal: int, wanted: bytes, deadline: Deadline) -> bytes:
-    """Read the terminal until ``wanted`` was shown, its other end is closed, or the time is up."""
-    shown = b""
-    os.set_blocking(terminal, False)
-    while wanted not in shown and not deadline.is_over:
-        try:
-            piece = os.read(terminal, 65536)
-        except BlockingIOError:
-            deadline.pause(0.1)
-            continue
-        except OSError:
-            break
-        if not piece:
-            break
-        shown += piece
-    print(shown.decode("utf-8", "backslashreplace"))
-    return shown

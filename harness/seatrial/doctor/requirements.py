@@ -139,6 +139,18 @@ REQUIREMENTS: tuple[Requirement, ...] = (
         packages=_everywhere("e2fsprogs"),
     ),
     Requirement(
+        name="ssh",
+        why="logs in by the command that --break shows; a test does so",
+        need=Need.DEMO,
+        packages=_named(
+            apt="openssh-client",
+            dnf="openssh-clients",
+            tdnf="openssh-clients",
+            zypper="openssh-clients",
+            pacman="openssh",
+        ),
+    ),
+    Requirement(
         name="swtpm",
         why="gives guests a TPM, for machines that have one",
         need=Need.OPTIONAL,

@@ -109,9 +109,9 @@ def _case(verdict: Verdict) -> etree._Element:
         name=visible(verdict.control),
         time=_seconds([verdict]),
     )
-    case.append(
-        _properties([("title", verdict.title), ("severity", verdict.severity), *(("ref", ref) for ref in verdict.refs)])
-    )
+    again = (("repeats", str(verdict.repeats)), ("repeats-failed", str(verdict.repeats_failed)))
+    about = [("title", verdict.title), ("severity", verdict.severity), *(("ref", ref) for ref in verdict.refs)]
+    case.append(_properties([*about, *(again if verdict.repeats else ())]))
     if verdict.waived is not None:
         message = f"waived: {acceptance(verdict.waived)}"
         case.append(_element("skipped", type="waived", message=message, body=_body(verdict)))
