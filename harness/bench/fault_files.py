@@ -21,6 +21,7 @@ __all__ = [
     "external_data",
     "fifo",
     "filled",
+    "large_disk",
     "missing",
     "packed_garbage",
 ]
@@ -33,6 +34,12 @@ def blank_disk(folder: Path) -> Path:
     """Make a qcow2 disk that holds nothing."""
     _qemu_img("create", "-f", "qcow2", str(folder / "blank.qcow2"), "16M")
     return folder / "blank.qcow2"
+
+
+def large_disk(folder: Path) -> Path:
+    """Make a qcow2 disk that holds nothing and takes more than a small file system of this host."""
+    _qemu_img("create", "-f", "qcow2", str(folder / "large.qcow2"), "64M")
+    return folder / "large.qcow2"
 
 
 def boot_sector(text: str, *, is_endless: bool = False) -> Maker:

@@ -25,10 +25,11 @@ from fault_files import (
     external_data,
     fifo,
     filled,
+    large_disk,
     missing,
     packed_garbage,
 )
-from fault_run import Fault, Running
+from fault_run import MICRO, Fault, Running
 from micro import LINES
 
 __all__ = ["FAULTS"]
@@ -197,6 +198,24 @@ GUEST = (
     _micro("kernel panic with restart at once (panic=-1)", "panic", "^(KernelPanic|RebootLoop): ", more="panic=-1"),
     _micro("shutdown by itself", "off", "^GuestStopped: "),
     _micro("reboot loop", "reset", "^RebootLoop: ", limit_s=120),
+    _micro("an init that reboots at once", "reboot", "^RebootLoop: ", limit_s=120),
+    _micro(
+        "the watchdog expires",
+        "watchdog",
+        r"^RebootLoop: .*findings: .*\bwatchdog\b",
+        options=("--machine", str(MICRO / "watchdog.toml")),
+        limit_s=120,
+    ),
+    _micro(
+        "this host's disk is full while the guest writes",
+        "write-disk",
+        "^HostError: this host has no space left for what the guest writes",
+        CANNOT_JUDGE,
+        more="micro.mib=24",
+        image=large_disk,
+        out_space_kib=8192,
+        limit_s=120,
+    ),
     _micro("spins without an SSH server", "spin", "^BootTimeout: ", options=("--boot-timeout", "8"), limit_s=70),
     _micro(
         "QEMU is killed while the guest boots",

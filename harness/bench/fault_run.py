@@ -20,7 +20,7 @@ from leftovers import Family, stray_files, stray_sockets
 from micro import QUICK, Micro
 from seatrial.layout import data_dir
 
-__all__ = ["Fault", "Result", "Running", "run_fault"]
+__all__ = ["MICRO", "Fault", "Result", "Running", "run_fault"]
 
 MICRO: Final = data_dir("fixtures") / "faults"
 _POLL_S: Final = 0.02

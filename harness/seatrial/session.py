@@ -29,7 +29,7 @@ from seatrial.machine.provision import KEY_COMMENT, provision
 from seatrial.machine.stillness import HangLimits
 from seatrial.machine.watch import Watch
 from seatrial.options import TCG_FACTOR, TCG_HANG_FACTOR, Settings
-from seatrial.policy.flavours import Flavour
+from seatrial.policy.flavours import Access, Flavour
 from seatrial.policy.waivers import Waivers
 from seatrial.progress import Progress, Silent
 from seatrial.restore import Restorer, Session, new_session
@@ -230,7 +230,7 @@ def _ready(
         watching = [True]
         boot.console.listen(lambda _chunk: progress.detail(boot.console.last_line) if watching else None)
         with (
-            _advised(candidate.flavour.access.route, boot),
+            _advised(candidate.flavour.access, boot),
             boot.watch.explained(),
             ready_guest(
                 Address(boot.port),
@@ -274,10 +274,12 @@ def booted_again(candidate: Candidate, launch: Launch, key: LoginKey, folder: Pa
 
 
 @contextlib.contextmanager
-def _advised(route: str, boot: Boot) -> Iterator[None]:
+def _advised(access: Access, boot: Boot) -> Iterator[None]:
     """Add to a refused key what the console says of the way by which it was to come in."""
     try:
         yield
     except AuthRefused as exc:
         console = boot.console.path.read_bytes()[-_MOST_CONSOLE:].decode("utf-8", "backslashreplace")
-        raise AuthRefused(exc.message, hint=advice(route, console), evidence=boot.console.path) from exc
+        raise AuthRefused(
+            exc.message, hint=advice(access.route, console, access.user), evidence=boot.console.path
+        ) from exc

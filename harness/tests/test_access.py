@@ -268,8 +268,16 @@ def test_an_existing_user_brings_nothing_in_and_says_so() -> None:
         ("ignition", "ignition[1]: failed to fetch config: x", "Ignition did not take the config"),
         ("ignition", "ignition[1]: done", "does sshd read what Ignition wrote"),
         ("existing", "", "does the image have this user"),
-        ("credentials", "", "credentials need systemd 252"),
+        ("credentials", "", "credentials by SMBIOS need systemd 252"),
+        ("credentials-fw-cfg", "", "credentials by fw_cfg need systemd 251 in the image, and its kernel's module"),
     ],
 )
 def test_a_refused_key_gets_advice_from_the_console(route: str, console: str, text: str) -> None:
-    assert advice(route, console).startswith(text)
+    assert advice(route, console, "root").startswith(text)
+
+
+@pytest.mark.parametrize("route", ["credentials", "credentials-fw-cfg"])
+def test_a_refused_key_that_credentials_bring_may_be_the_servers_choice(route: str) -> None:
+    assert "does the image's sshd let root in (PermitRootLogin" in advice(route, "", "root")
+    assert "systemd-sysusers.service" in advice(route, "", "ada")
+    assert "make user 'ada' and its key" in advice(route, "", "ada")

@@ -45,16 +45,29 @@ _OTHERS: Final = {
     "cloud-init": "the guest ran cloud-init; 'seatrial boot --console' shows how it ended, and what sshd refuses",
     "ignition": "does sshd read what Ignition wrote (~/.ssh/authorized_keys.d/ignition)?",
 }
+# The console says nothing of credentials. What systemd could not read in an initrd without the module for fw_cfg, it
+# reads in the system proper (seen with systemd 257).
+_CREDENTIALS: Final = {
+    "credentials": "credentials by SMBIOS need systemd 252 in the image, and its kernel's dmi-sysfs",
+    "credentials-fw-cfg": "credentials by fw_cfg need systemd 251 in the image, and its kernel's module qemu_fw_cfg",
+}
+_ROOT: Final = (
+    "does the image's sshd let root in (PermitRootLogin, AllowUsers, DenyUsers)? Else --ssh-user NAME makes a user"
+)
+_OWN_USER: Final = (
+    "does the image (systemd 252) run systemd-sysusers.service and systemd-tmpfiles-setup.service, which make user "
+    "{user!r} and its key, and does its sshd let that user in (AllowUsers)?"
+)
 
 
-def advice(route: str, console: str) -> str:
-    """Return what to do about a key that was refused, from what the guest's console said."""
+def advice(route: str, console: str, user: str) -> str:
+    """Return what to do about a key of ``user`` that was refused, from what the guest's console said."""
+    if route in _CREDENTIALS:
+        return f"{_CREDENTIALS[route]}; {_ROOT if user == 'root' else _OWN_USER.format(user=user)}"
     if route in _SEEN:
         name, clues, silent = _SEEN[route]
         if not name.search(console):
             return silent
         found = next((text for pattern, text in clues if pattern.search(console)), "")
         return found or _OTHERS[route]
-    return _OTHERS.get(
-        route, "credentials need systemd 252 (251 by fw_cfg) and an sshd that reads ~/.ssh/authorized_keys"
-    )
+    return _OTHERS[route]
