@@ -29,6 +29,7 @@ def called(check: Rehearsal, session: Session, flavour: Flavour) -> Ended:
         "boot": session.boot_facts if "boot" in check.needs else None,
         "host": session.host,
         "row": check.row,
+        "guest": session,
     }
     began, error, said = monotonic_s(), None, None
     try:

@@ -178,6 +178,69 @@ def controls(summary: bool, as_json: bool, file: Path | None) -> None:
 
 
 @main.command()
+@click.option("--mutants", "file", type=click.Path(path_type=Path), help="Mutants to try, instead of our own.")
+@click.option(
+    "--image", "images", multiple=True, help="Image, or demo:NAME; may be repeated. Otherwise all demo images."
+)
+@click.option(
+    "--only", multiple=True, metavar="ID", help="A mutant, or a control; may be repeated, or comma-separated."
+)
+@click.option("--json", "output", type=click.Path(path_type=Path), help="Write the results there, after each mutant.")
+@click.option(
+    "--jobs", type=click.IntRange(1, 64), help="Guests at a time [half of the processors' number, at least 2]"
+)
+@click.option("--suite", "suites", multiple=True, metavar="NAME|DIR", help="Judge by this suite only; may be repeated.")
+@_run_options("flavour", *_MACHINE, *_ACCESS, *_TIMES)
+def mutants(  # one parameter an option
+    file: Path | None,
+    images: tuple[str, ...],
+    only: tuple[str, ...],
+    output: Path | None,
+    jobs: int | None,
+    suites: tuple[str, ...],
+    **given: str | None,
+) -> None:
+    """Break copies of a ready guest on purpose, one defect each, and find out whether the controls notice.
+
+    killed: a control that must go red did. survived: none did. false alarm: another one changed. not-applicable: the
+    change itself failed. Exit status 0 when all that apply were killed, with no false alarm.
+    """
+    from seatrial.images import recipes
+    from seatrial.listing import our_mutants
+    from seatrial.mutants_file import read_mutants
+    from seatrial.mutation_run import chosen, default_jobs, run_mutants
+
+    seeded = chosen(read_mutants(file) if file is not None else our_mutants(), only)
+    names = images or tuple(f"demo:{recipe.name}" for recipe in recipes())
+    subjects = [_subject(name, given["seatrial_flavour"]) for name in names]
+    given["seatrial_flavour"] = None
+    sys.exit(
+        run_mutants(
+            subjects,
+            seeded,
+            suites=suites,
+            options=_as_options(given),
+            jobs=jobs or default_jobs(),
+            output=output,
+            say=click.echo,
+        )
+    )
+
+
+def _subject(name: str, flavour: str | None) -> Any:
+    from seatrial.images import recipes
+    from seatrial.mutation_run import Subject
+
+    path = Path(name)
+    if name.startswith("demo:"):
+        called = name.removeprefix("demo:")
+        path = _built(called)
+        flavour = flavour or next((recipe.flavour for recipe in recipes() if recipe.name == called), None)
+    chosen = [f"--flavour={flavour}"] if flavour else []
+    return Subject(path.name if not name.startswith("demo:") else name, (f"--image={path}", *chosen))
+
+
+@main.command()
 @click.argument("file", type=click.Path(path_type=Path), default=Path("seatrial.toml"))
 @click.option("--format", "form", type=click.Choice(["github", "gitlab", "azure", "json"]), default="json")
 def matrix(file: Path, form: str) -> None:
@@ -246,13 +309,16 @@ def lynis(report: Path, xml: Path | None, **given: str | None) -> None:
 
 
 def _with_demo(image: Path | None, given: dict[str, Any]) -> Path | None:
+    from seatrial.images import recipes
+
     if image is not None and str(image).startswith("demo:"):
-        return _built(str(image).removeprefix("demo:"))
+        name = str(image).removeprefix("demo:")
+        path, known = _built(name), {recipe.name: recipe.flavour for recipe in recipes()}
+        given["seatrial_flavour"] = _settings(path, given).flavour or known[name]
+        return path
     chosen = _settings(image, given)
     if chosen.image is not None or chosen.kernel is not None:
         return chosen.image
-    from seatrial.images import recipes
-
     demo = next(recipe for recipe in recipes() if recipe.name == "immutable")
     given["seatrial_flavour"] = chosen.flavour or demo.flavour
     return _built(demo.name)

@@ -7,7 +7,7 @@ import functools
 import inspect
 import signal
 import sys
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -43,18 +43,51 @@ class _Idle:
         return True if self._gate.run is not None and self._gate.session is None else None
 
 
-class Gate:
-    """The hooks of a session that judges an image."""
+class Judging:
+    """The hooks of a session that plans to judge an image: bad input and the plan, before anything boots."""
 
     def __init__(self, config: pytest.Config) -> None:
         from seatrial.options import environment, resolve
 
         self.config = config
-        with self._shown() as progress, user_errors():
+        with self.shown() as progress, user_errors():
             settings = resolve(config.getoption, config.getini, environment())
             _refuse_break_elsewhere(settings, config)
             self.candidate: Candidate = _candidate(settings, progress)
         self.plan: Plan | None = None
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Fix the selected controls before anything boots; leave out checks of controls for another kind of image."""
+        from seatrial.copies import redirect
+        from seatrial.plan import make_plan, without_live_checks
+
+        checks = [_collected(item) for item in items]
+        with user_errors():
+            plan = make_plan(tables_of(config), checks, self.candidate.flavour, root=config.rootpath)
+            if self.candidate.settings.facts:
+                plan = without_live_checks(plan, {item.nodeid for item in items if _needs(item) is None})
+        self.plan = plan
+        config.hook.pytest_deselected(items=[item for item in items if not plan.applies(item.nodeid)])
+        items[:] = [item for item in items if plan.applies(item.nodeid)]
+        redirect(items)
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[Progress]:
+        """Give what shows progress, past pytest's capturing."""
+        from seatrial.progress import progress_for
+
+        capture = self.config.pluginmanager.getplugin("capturemanager")
+        visible = capture.global_and_fixture_disabled() if capture else contextlib.nullcontext()
+        with visible, progress_for(sys.stderr, plain=self.config.getoption("verbose", 0) < 0) as progress:
+            yield progress
+
+
+class Gate(Judging):
+    """The hooks of a session that judges an image."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        super().__init__(config)
         self.run: Run | None = None
         self.session: Session | None = None
         self.falsified: Mapping[str, str] = {}
@@ -98,22 +131,6 @@ class Gate:
             session.perform_collect()
         return result
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Fix the selected controls before anything boots; leave out checks of controls for another kind of image."""
-        from seatrial.copies import redirect
-        from seatrial.plan import make_plan, without_live_checks
-
-        checks = [_collected(item) for item in items]
-        with user_errors():
-            plan = make_plan(tables_of(config), checks, self.candidate.flavour, root=config.rootpath)
-            if self.candidate.settings.facts:
-                plan = without_live_checks(plan, {item.nodeid for item in items if _needs(item) is None})
-        self.plan = plan
-        config.hook.pytest_deselected(items=[item for item in items if not plan.applies(item.nodeid)])
-        items[:] = [item for item in items if plan.applies(item.nodeid)]
-        redirect(items)
-
     @pytest.hookimpl(wrapper=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, object, object]:
         """Boot, let the checks run, keep the evidence, decide."""
@@ -136,7 +153,7 @@ class Gate:
         from seatrial.progress import Silent
 
         assert self.plan is not None
-        with self._shown() as progress, user_errors():
+        with self.shown() as progress, user_errors():
             self.run = _run(self.candidate, self.plan, progress)
             self.run.note_unchecked(self.plan.unchecked)
             try:
@@ -176,7 +193,7 @@ class Gate:
 
         assert self.run is not None
         self.config.get_terminal_writer().line()
-        with self._shown() as progress:
+        with self.shown() as progress:
             self.run.progress = progress
             if self.candidate.settings.lynis and self.run.record.problem is None:
                 try:
@@ -184,15 +201,6 @@ class Gate:
                 except SeatrialError as exc:
                     self.run.fail(exc)
             self.run.keep_evidence(guest)
-
-    @contextlib.contextmanager
-    def _shown(self) -> Iterator[Progress]:
-        from seatrial.progress import progress_for
-
-        capture = self.config.pluginmanager.getplugin("capturemanager")
-        visible = capture.global_and_fixture_disabled() if capture else contextlib.nullcontext()
-        with visible, progress_for(sys.stderr, plain=self.config.option.verbose < 0) as progress:
-            yield progress
 
     @contextlib.contextmanager
     def _at_the_terminal(self) -> Iterator[None]:
@@ -341,7 +349,7 @@ class Gate:
         if restorer is not None and (made := restorer.restores):
             self.config.workeroutput[_COPIES] = (list(made.seconds), made.cold_boots, made.reseeded)  # type: ignore[attr-defined]  # xdist's
         if self.run is not None:
-            with self._shown() as progress, user_errors():
+            with self.shown() as progress, user_errors():
                 self.run.progress = progress
                 self.run.finish()
             if session.exitstatus in (
@@ -417,14 +425,24 @@ def _needs(item: pytest.Item) -> frozenset[str] | None:
 def _rehearsals(items: Sequence[pytest.Item]) -> Iterator[Rehearsal]:
     """Give each check in a form that can be called before its run, but those that need more than we can give."""
     from seatrial.copies import uses_copies
-    from seatrial.rehearsal import NEEDS, Rehearsal
 
     for item in items:
-        if isinstance(item, pytest.Function) and item.get_closest_marker("control") and not uses_copies(item):
-            needs = frozenset(inspect.signature(item.obj).parameters)
-            row = item.callspec.params.get("row") if hasattr(item, "callspec") else None
-            if needs <= NEEDS:
-                yield Rehearsal(item.obj, needs, row)
+        if not uses_copies(item) and (check := callable_check(item)) is not None:
+            yield check
+
+
+def callable_check(item: pytest.Item, more: Collection[str] = ()) -> Rehearsal | None:
+    """Return the check of a control in a form that can be called; None for one that asks for what nobody can give.
+
+    :param more: fixtures that can be given beside those of :data:`seatrial.rehearsal.NEEDS`.
+    """
+    from seatrial.rehearsal import NEEDS, Rehearsal
+
+    if not isinstance(item, pytest.Function) or item.get_closest_marker("control") is None:
+        return None
+    needs = frozenset(inspect.signature(item.obj).parameters)
+    row = item.callspec.params.get("row") if hasattr(item, "callspec") else None
+    return Rehearsal(item.obj, needs, row) if needs <= NEEDS.union(more) else None
 
 
 def _collected(item: pytest.Item) -> Collected:

@@ -15,14 +15,17 @@ if TYPE_CHECKING:
     from seatrial.check import Check
     from seatrial.errors import SeatrialError
     from seatrial.guest.facts import Facts
-    from seatrial.hooks import Gate
+    from seatrial.hooks import Gate, Judging
     from seatrial.machine.boot import BootFacts
     from seatrial.policy.controls import Control
     from seatrial.policy.flavours import Flavour
     from seatrial.session import Session
     from seatrial.suites import Suites
 
+# Whoever is registered by this name judges in another way than a gate does.
+MUTANTS = "seatrial-mutants"
 GATE: pytest.StashKey[Gate] = pytest.StashKey()
+JUDGING: pytest.StashKey[Judging] = pytest.StashKey()
 CHECK = pytest.StashKey["Check"]()
 _FAULTS = pytest.StashKey[list["SeatrialError"]]()
 _TABLES = pytest.StashKey["Suites"]()
@@ -52,10 +55,13 @@ def pytest_configure(config: pytest.Config) -> None:
         for name in ("image", "kernel", "facts")
     )
     if asked and not (config.option.help or config.option.version):
+        if (other := config.pluginmanager.getplugin(MUTANTS)) is not None:
+            other.prepare(config)
+            return
         # Registered last, so that the fixtures win over testinfra's in whatever order plugins were loaded.
         from seatrial.hooks import Gate
 
-        config.stash[GATE] = Gate(config)
+        config.stash[GATE] = config.stash[JUDGING] = Gate(config)
         from seatrial.copies import copy_fixtures
 
         gate = config.stash[GATE]
@@ -73,8 +79,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
         rows: tuple[Control, ...] = ()
         try:
-            gate = metafunc.config.stash.get(GATE, None)
-            deviations = gate.candidate.flavour.deviations if gate is not None else {}
+            judging = metafunc.config.stash.get(JUDGING, None)
+            deviations = judging.candidate.flavour.deviations if judging is not None else {}
             rows = probe_rows(tables_of(metafunc.config), metafunc.definition.path, str(marker.args[0]), deviations)
         except ConfigError as exc:
             # Raised here it would be one collection error of many; it is the user's, and said once at the end.
@@ -87,7 +93,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Refuse to run checks with faulty tables, or without a guest."""
     if faults := config.stash.get(_FAULTS, []):
         raise pytest.UsageError("\n".join(dict.fromkeys(str(fault) for fault in faults)))
-    if config.pluginmanager.has_plugin("seatrial-gate") or config.option.collectonly:
+    judges = any(config.pluginmanager.has_plugin(name) for name in ("seatrial-gate", MUTANTS))
+    if judges or config.option.collectonly:
         return
     ours = [item for item in items if item.get_closest_marker("control") or item.get_closest_marker("probe")]
     if ours:

@@ -38,6 +38,8 @@ FLOORS = (
         "identity",
         "listing",
         "mutants_file",
+        "mutation",
+        "mutation_files",
         "matrix",
         "boot_budget",
         "boot_sample",
@@ -45,7 +47,7 @@ FLOORS = (
         "boot_time_run",
         "writes",
     },
-    {"plugin", "hooks", "copies", "cli", "__main__"},
+    {"plugin", "hooks", "copies", "mutation_run", "cli", "__main__"},
 )
 DOORS = {
     "paramiko": {"guest/ssh.py"},
@@ -53,7 +55,7 @@ DOORS = {
     "testinfra": {"guest/backend.py"},
     "yaml": {"mutants_file.py"},
     "lxml": {"evidence/", "report/"},
-    "pytest": {"plugin.py", "hooks.py", "copies.py", "options.py"},
+    "pytest": {"plugin.py", "hooks.py", "copies.py", "mutation_run.py", "options.py"},
     "subprocess": {"process.py"},
 }
 ONE_PLACE = {

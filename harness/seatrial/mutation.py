@@ -1,0 +1,309 @@
+"""Mutants at work: each defect is seeded in a copy of the guest of its own, and every control is judged there again.
+
+A control is shown to work when the defect turns it red; one that turns red beside those that should is a false alarm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from typing import Final
+
+from seatrial.again import called
+from seatrial.clock import monotonic_s
+from seatrial.errors import SeatrialError
+from seatrial.guest.shell import Shell
+from seatrial.mutants_file import Mutant, Stage
+from seatrial.mutation_files import mutant_files
+from seatrial.plan import Plan
+from seatrial.policy.flavours import Flavour
+from seatrial.policy.judge import Outcome, Verdict
+from seatrial.rehearsal import Rehearsal, collect
+from seatrial.session import Session
+
+__all__ = ["Bench", "Probe", "Result", "Tried", "outcome_of"]
+
+_PLACE: Final = "/run/seatrial-mutant"
+_CHANGE_S: Final = 300.0
+_SHOWN: Final = 400
+# An account such as a person would have, for changes that are about one ("$U"): its password is known to nobody.
+_ACCOUNT: Final = "mutant"
+_MAKE_ACCOUNT: Final = (
+    f"grep -q ^{_ACCOUNT}: /etc/passwd || {{ "
+    f"echo '{_ACCOUNT}:x:59902:59902::/home/{_ACCOUNT}:/bin/sh' >> /etc/passwd"
+    f" && echo '{_ACCOUNT}:x:59902:' >> /etc/group"
+    f" && echo '{_ACCOUNT}:!:20000:0:90:7:30::' >> /etc/shadow"
+    f" && mkdir -p -m 700 /home/{_ACCOUNT} && chown 59902:59902 /home/{_ACCOUNT}; }}"
+)
+# What starts the kernel keeps its words in one of these (GRUB; the Boot Loader Specification).
+_LOADERS: Final = "/boot/grub/grub.cfg /boot/grub2/grub.cfg /boot/loader/entries/*.conf /efi/loader/entries/*.conf"
+
+
+class Result(StrEnum):
+    """What became of a mutant."""
+
+    KILLED = "killed"
+    SURVIVED = "survived"
+    FALSE_ALARM = "false alarm"
+    NOT_APPLICABLE = "not-applicable"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A check that can be called: its node id, and how."""
+
+    node: str
+    check: Rehearsal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """One mutant's result. ``unexpected`` names controls that changed but should not, with what they became."""
+
+    id: str
+    image: str
+    result: Result
+    killed_by: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    error: str = ""
+    seconds: float = 0.0
+
+
+class Inapplicable(Exception):
+    """The change itself could not be made; the reason is the message."""
+
+
+Verdicts = Mapping[str, Verdict]
+# Boots the image once more with further words on its kernel's command line.
+WithWords = Callable[[str], contextlib.AbstractContextManager[Session]]
+
+
+@dataclass(slots=True, kw_only=True)
+class Bench:
+    """A ready guest, the checks, and what they say of copies that nobody has changed.
+
+    :param with_words: boots the image anew with words added to the kernel's command line, past any boot loader's file.
+    """
+
+    image: str
+    ready: Session
+    plan: Plan
+    probes: Sequence[Probe]
+    flavour: Flavour
+    with_words: WithWords
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _baselines: dict[str, Verdicts] = field(default_factory=dict)
+    _kept: dict[str, threading.Lock] = field(default_factory=dict)
+
+    def warmed_up(self) -> None:
+        """Judge the ready guest itself once, and freeze it: its copies find what they will read in memory."""
+        self.judged(self.ready)
+        if self.ready.restorer is not None:
+            self.ready.restorer.freeze(self.ready)
+
+    def tried_all(self, mutants: Sequence[Mutant], *, jobs: int) -> Iterator[Tried]:
+        """Give the results in the order of ``mutants``, ``jobs`` of them at a time."""
+        with ThreadPoolExecutor(jobs, thread_name_prefix="mutant") as pool:
+            waiting = [pool.submit(self.tried, mutant) for mutant in mutants]
+            try:
+                for one in waiting:
+                    yield one.result()
+            finally:
+                for one in waiting:
+                    one.cancel()
+
+    def tried(self, mutant: Mutant) -> Tried:
+        """Seed ``mutant`` in a guest of its own and judge."""
+        began = monotonic_s()
+        try:
+            self._refused(mutant)
+            before, after = self._before_and_after(mutant)
+            done = compared(mutant, before, after, image=self.image)
+        except Inapplicable as exc:
+            done = Tried(id=mutant.id, image=self.image, result=Result.NOT_APPLICABLE, error=str(exc))
+        except SeatrialError as exc:
+            # A guest that does not come back is noticed by a gate as well, yet by no control.
+            done = Tried(id=mutant.id, image=self.image, result=Result.SURVIVED, error=exc.message)
+        return replace(done, seconds=round(monotonic_s() - began, 1))
+
+    def judged(self, session: Session, *, also: Sequence[str] = ()) -> Verdicts:
+        """Return the verdicts on ``session`` by control; checks that change the guest only for controls ``also``.
+
+        :raises SessionLost: the connection broke.
+        """
+        asking = [p for p in self.probes if "guest" not in p.check.needs]
+        changing = [p for p in self.probes if "guest" in p.check.needs and self.plan.control_of[p.node] in also]
+        boot = session.boot_facts
+        collect(session.facts, [p.check for p in asking], flavour=self.flavour, boot=boot)
+        found: dict[str, Verdict] = {}
+        for probe in (*asking, *changing):
+            session.guard()
+            ended = called(probe.check, session, self.flavour)
+            found[self.plan.control_of[probe.node]] = self.plan.verdict(probe.node, ended)
+        return found
+
+    def _refused(self, mutant: Mutant) -> None:
+        if mutant.stage is Stage.HARNESS:
+            raise Inapplicable("stage H: input of the harness; the unit tests make this change, no guest can")
+        if mutant.stage is Stage.BUILD:
+            raise Inapplicable("stage B: a rebuilt artefact; build it and judge it with 'seatrial gate'")
+        if mutant.stage is Stage.QEMU:
+            raise Inapplicable("stage Q: another machine; judge it with 'seatrial gate --machine FILE'")
+        if mutant.caught_by and not set(mutant.caught_by) & self.known:
+            raise Inapplicable(f"no control of it is judged on {self.flavour.name}: {', '.join(mutant.caught_by)}")
+
+    @property
+    def known(self) -> frozenset[str]:
+        """Return the controls that can be judged here."""
+        return frozenset(self.plan.control_of[probe.node] for probe in self.probes)
+
+    def _before_and_after(self, mutant: Mutant) -> tuple[Verdicts, Verdicts]:
+        if mutant.stage is Stage.COMMAND_LINE:
+            return self._with_command_line(mutant)
+        first = _MAKE_ACCOUNT if re.search(r"\$\{?U\b", mutant.change) else ""
+        restarts = mutant.stage in (Stage.REBOOT, Stage.IMAGE)
+        before = self._baseline("restarted" if restarts else "", first, mutant.caught_by)
+        with self.ready.restored() as copy:
+            _run(copy.shell, first, what="the account of '$U' could not be made")
+            _change(copy.shell, mutant.change)
+            if restarts:
+                copy.reboot()
+            return before, self.judged(copy, also=mutant.caught_by)
+
+    def _with_command_line(self, mutant: Mutant) -> tuple[Verdicts, Verdicts]:
+        verb, _, rest = mutant.change.partition(" ")
+        added, dropped = (rest, "") if verb == "add" else ("", rest) if verb == "drop" else (mutant.change, "")
+        with contextlib.ExitStack() as stack:
+            copy = stack.enter_context(self.ready.restored())
+            if _has_loader(copy.shell):
+                before = self._baseline("restarted", "", mutant.caught_by)
+                _reword(copy.shell, added, dropped)
+                copy.reboot()
+            elif dropped:
+                raise Inapplicable("the kernel's words are inside of a signed or unified image: none can be dropped")
+            else:
+                before = self._baseline("booted", "", mutant.caught_by)
+                stack.close()
+                copy = stack.enter_context(self.with_words(added))
+            _took(copy.shell, added, dropped)
+            return before, self.judged(copy, also=mutant.caught_by)
+
+    def _baseline(self, way: str, first: str, also: Sequence[str]) -> Verdicts:
+        """Return the verdicts on a copy that nobody has changed, made in the same way; each is judged once.
+
+        :param way: "" for a copy, "restarted" for one that was rebooted, "booted" for another boot.
+        """
+        changing = {self.plan.control_of[p.node] for p in self.probes if "guest" in p.check.needs} & set(also)
+        key = f"{way}:{bool(first)}:{','.join(sorted(changing))}"
+        with self._lock:
+            lock = self._kept.setdefault(key, threading.Lock())
+        with lock:
+            if key not in self._baselines:
+                self._baselines[key] = self._unchanged(way, first, tuple(changing))
+            return self._baselines[key]
+
+    def _unchanged(self, way: str, first: str, also: Sequence[str]) -> Verdicts:
+        with self.with_words("") if way == "booted" else self.ready.restored() as copy:
+            _run(copy.shell, first, what="the account of '$U' could not be made")
+            _change(copy.shell, ":")
+            if way == "restarted":
+                copy.reboot()
+            return self.judged(copy, also=also)
+
+
+def compared(mutant: Mutant, before: Verdicts, after: Verdicts, *, image: str) -> Tried:
+    """Return what ``mutant`` came to: a control is red when it stands against a release and did not before."""
+    red = tuple(name for name, verdict in after.items() if verdict.rejects and not before[name].rejects)
+    killed_by = tuple(name for name in red if name in mutant.caught_by)
+    # A control that passes no more, for whatever reason, has changed as well.
+    changed = [n for n in after if after[n].outcome is not before[n].outcome and n not in mutant.caught_by]
+    if mutant.is_benign:
+        changed = [n for n in changed if any(fnmatchcase(n, glob) for glob in mutant.stays_green)]
+    unexpected = tuple(f"{name}: {after[name].outcome}: {after[name].because[:_SHOWN]}" for name in changed)
+    error = ""
+    if killed_by or mutant.is_benign:
+        result = Result.KILLED if killed_by else Result.SURVIVED
+    elif all(before[n].outcome is Outcome.NOT_APPLICABLE for n in mutant.caught_by if n in before):
+        result, error = Result.NOT_APPLICABLE, _why_not(mutant, before)
+    else:
+        result, error = Result.SURVIVED, _why_not(mutant, after)
+    if unexpected:
+        result = Result.FALSE_ALARM
+    return Tried(id=mutant.id, image=image, result=result, killed_by=killed_by, unexpected=unexpected, error=error)
+
+
+def outcome_of(tried: Sequence[Tried], benign: frozenset[str]) -> tuple[str, bool]:
+    """Return the last line of a run, and whether the controls have stood the test.
+
+    :param benign: ids of harmless variants; they are to survive.
+    """
+    seeded = [t for t in tried if t.id not in benign and t.result is not Result.NOT_APPLICABLE]
+    killed = sum(t.result is Result.KILLED for t in seeded)
+    alarms = sum(t.result is Result.FALSE_ALARM for t in tried)
+    left = sum(t.result is Result.NOT_APPLICABLE for t in tried)
+    harmless = sum(t.id in benign and t.result is Result.SURVIVED for t in tried)
+    share = f" ({killed / len(seeded):.1%})" if seeded else ""
+    text = (
+        f"{killed} of {len(seeded)} mutants killed{share}, {alarms} false alarms, "
+        f"{harmless} harmless variants changed nothing, {left} not applicable"
+    )
+    return text, bool(seeded or harmless) and killed == len(seeded) and not alarms
+
+
+def _why_not(mutant: Mutant, verdicts: Verdicts) -> str:
+    told = [f"{n}: {verdicts[n].outcome}: {verdicts[n].because[:_SHOWN]}" for n in mutant.caught_by if n in verdicts]
+    return "; ".join(told)
+
+
+def _change(shell: Shell, change: str) -> None:
+    """Make a change as root, in a folder with the files that changes use; ``$R`` is the root, ``$DISK`` the disk.
+
+    :raises Inapplicable: its exit status is not 0.
+    """
+    files = " && ".join(f"printf '%s\\n' {shlex.quote(text)} > {name}" for name, text in mutant_files().items())
+    script = (
+        f"mkdir -p -m 700 {_PLACE} && cd {_PLACE} && {files} || exit 99\n"
+        f"export U={_ACCOUNT} R=/ DISK=$(lsblk -dnpo NAME,TYPE | awk '$2 == \"disk\" {{ print $1; exit }}')\n"
+        f"( eval {shlex.quote(change)} )\n"
+        f"status=$?; cd / && rm -rf {_PLACE}; sync; exit $status"
+    )
+    _run(shell, f"sh -c {shlex.quote(script)}", what="the change failed")
+
+
+def _run(shell: Shell, command: str, *, what: str) -> None:
+    if not command:
+        return
+    status, out, err = shell.run(command, timeout_s=_CHANGE_S)
+    if status != 0:
+        said = (err or out).decode("utf-8", "backslashreplace").strip().splitlines()[-3:]
+        raise Inapplicable(f"{what}: exit status {status}, {' / '.join(said)[:_SHOWN] or 'nothing was said'}")
+
+
+def _has_loader(shell: Shell) -> bool:
+    return shell.run(f"ls {_LOADERS} 2>/dev/null | grep -q .")[0] == 0
+
+
+def _reword(shell: Shell, added: str, dropped: str) -> None:
+    edits = "".join(rf"s~ {re.escape(word)}\( \|$\)~ ~g;" for word in dropped.split())
+    line = r"/^[[:space:]]*\(linux\|linuxefi\|options\)[[:space:]]/"
+    script = f"{line} {{ {edits} s~$~ {added}~; }}"
+    change = f"for f in {_LOADERS}; do [ ! -f $f ] || sed -i -e {shlex.quote(script)} $f || exit 1; done; sync"
+    _run(shell, change, what="the boot loader's file could not be changed")
+
+
+def _took(shell: Shell, added: str, dropped: str) -> None:
+    """Find out whether the kernel really has the words.
+
+    :raises Inapplicable: it has not.
+    """
+    words = shell.run("cat /proc/cmdline")[1].decode("utf-8", "backslashreplace").split()
+    missing, left = set(added.split()) - set(words), set(dropped.split()) & set(words)
+    if missing or left:
+        raise Inapplicable(f"the kernel's command line did not take it: {' '.join(words)!r}")

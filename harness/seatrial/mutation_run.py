@@ -1,0 +1,197 @@
+"""The command ``seatrial mutants``: pytest collects the checks, and each mutant meets them in a guest of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from seatrial.errors import ConfigError, SeatrialError
+from seatrial.hooks import Judging, callable_check
+from seatrial.layout import data_dir
+from seatrial.mutants_file import Mutant
+from seatrial.mutation import Bench, Probe, Tried, outcome_of
+from seatrial.plugin import JUDGING, MUTANTS
+from seatrial.report.atomic import write_atomic
+from seatrial.session import booted, booted_again
+from seatrial.suites import suite_folders
+
+if TYPE_CHECKING:
+    from seatrial.progress import Progress
+    from seatrial.session import Session
+
+__all__ = ["Subject", "chosen", "default_jobs", "run_mutants"]
+
+# systemd-stub(7): words for the kernel's command line, added unless Secure Boot is on.
+_EXTRA = "io.systemd.stub.kernel-cmdline-extra"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """An image to try mutants on: how results call it, and the options that name it and its flavour."""
+
+    name: str
+    options: tuple[str, ...]
+
+
+@dataclass(kw_only=True)
+class _Mutants:
+    """The pytest plugin of one image's run."""
+
+    __name__ = MUTANTS  # by which pluggy registers it
+
+    image: str
+    mutants: Sequence[Mutant]
+    jobs: int
+    took: Callable[[Tried], object]
+    judging: Judging | None = None
+    failure: SeatrialError | None = None
+    broken: list[str] = field(default_factory=list)
+
+    def prepare(self, config: pytest.Config) -> None:
+        """Plan as a gate does; called instead of it."""
+        self.judging = config.stash[JUDGING] = Judging(config)
+        config.pluginmanager.register(self.judging, "seatrial-judging")
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Keep what could not be collected: its controls would be missing in silence."""
+        if report.failed:
+            self.broken.append(f"{report.nodeid}: {report.longreprtext.strip().splitlines()[-1]}")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Boot once, and try every mutant on a copy."""
+        try:
+            if self.broken:
+                raise ConfigError("the suites could not be collected:\n  " + "\n  ".join(self.broken))
+            self._try_all(session.items)
+        except SeatrialError as exc:
+            self.failure = exc
+        return True
+
+    def _try_all(self, items: Sequence[pytest.Item]) -> None:
+        assert self.judging is not None
+        assert self.judging.plan is not None
+        probes = [Probe(item.nodeid, check) for item in items if (check := callable_check(item, {"guest"})) is not None]
+        candidate = self.judging.candidate
+        with (
+            self.judging.shown() as progress,
+            tempfile.TemporaryDirectory(prefix="seatrial-mutants-") as place,
+            booted(candidate, Path(place), run="mutants", progress=progress, is_cloneable=True) as ready,
+        ):
+            bench = Bench(
+                image=self.image,
+                ready=ready,
+                plan=self.judging.plan,
+                probes=probes,
+                flavour=candidate.flavour,
+                with_words=functools.partial(self._with_words, ready, Path(place)),
+            )
+            progress.phase(f"judging {len(probes)} controls once, and freezing the guest")
+            bench.warmed_up()
+            progress.phase(f"trying {len(self.mutants)} mutants, {self.jobs} at a time")
+            for number, tried in enumerate(bench.tried_all(self.mutants, jobs=self.jobs), start=1):
+                self.took(tried)
+                _show(tried, progress, f"{number}/{len(self.mutants)}")
+
+    @contextlib.contextmanager
+    def _with_words(self, ready: Session, place: Path, words: str) -> Iterator[Session]:
+        assert self.judging is not None
+        assert ready.way is not None
+        launch = ready.boot.launch
+        if words:
+            provision = launch.provision
+            provision = replace(provision, smbios=(*provision.smbios, f"{_EXTRA}={words}"))
+            launch = replace(launch, provision=provision)
+        folder = Path(tempfile.mkdtemp(dir=place))
+        with booted_again(self.judging.candidate, launch, ready.way.key, folder) as session:
+            yield session
+
+
+def _show(tried: Tried, progress: Progress, number: str) -> None:
+    said = ", ".join(tried.killed_by) or tried.error
+    progress.note(f"{number} {tried.id} {tried.result}: {said} ({tried.seconds:.0f} s)")
+    for other in tried.unexpected:
+        progress.note(f"      unexpected: {other}")
+
+
+def default_jobs() -> int:
+    """Return how many guests run at a time when nobody says."""
+    return max(2, (os.cpu_count() or 2) // 2)
+
+
+def chosen(mutants: Sequence[Mutant], only: Sequence[str]) -> tuple[Mutant, ...]:
+    """Return the mutants whose ids, or whose controls' ids, are among ``only``; all of them for none.
+
+    :raises ConfigError: a name matches nothing.
+    """
+    names = [name for text in only for name in text.split(",") if name]
+    by_name = {name: [m for m in mutants if name in (m.id, *m.caught_by)] for name in names}
+    if unknown := [name for name, found in by_name.items() if not found]:
+        raise ConfigError(
+            f"--only names nothing in the file: {', '.join(unknown)}",
+            hint="give the id of a mutant, or of a control that it must turn red; 'seatrial controls' lists both",
+        )
+    wanted = {mutant.id for found in by_name.values() for mutant in found}
+    return tuple(m for m in mutants if not names or m.id in wanted)
+
+
+def run_mutants(  # noqa: PLR0913  # one parameter an option of the command
+    subjects: Sequence[Subject],
+    mutants: Sequence[Mutant],
+    *,
+    suites: Sequence[str],
+    options: Sequence[str],
+    jobs: int,
+    output: Path | None,
+    say: Callable[[str], object],
+) -> int:
+    """Try ``mutants`` on every image; return the exit status: 0 when all were killed and no control else changed.
+
+    :param output: where the results are written, anew after each one; see :class:`seatrial.mutation.Tried`.
+    :raises SeatrialError: an image could not be booted or the suites are faulty.
+    """
+    results: list[Tried] = []
+
+    def took(tried: Tried) -> None:
+        results.append(tried)
+        if output is not None:
+            write_atomic(output, json.dumps([asdict(one) for one in results], indent=1) + "\n")
+
+    benign = frozenset(mutant.id for mutant in mutants if mutant.is_benign)
+    stood = True
+    for subject in subjects:
+        status = _on(subject, mutants, suites=suites, options=options, jobs=jobs, took=took)
+        if status is not None:
+            return status
+        text, is_proven = outcome_of([one for one in results if one.image == subject.name], benign)
+        say(f"{subject.name}: {text}")
+        stood = stood and is_proven
+    return 0 if stood else 1
+
+
+def _on(
+    subject: Subject,
+    mutants: Sequence[Mutant],
+    *,
+    suites: Sequence[str],
+    options: Sequence[str],
+    jobs: int,
+    took: Callable[[Tried], object],
+) -> int | None:
+    plugin = _Mutants(image=subject.name, mutants=mutants, jobs=jobs, took=took)
+    folders = [str(folder) for folder in suite_folders(suites)]
+    arguments = ["-c", os.devnull, "--rootdir", str(data_dir("suites")), "--strict-markers", "--import-mode=importlib"]
+    arguments += ["-s", "-p", "no:cacheprovider", "-p", "no:terminal"]
+    status = pytest.main([*arguments, *subject.options, *options, *folders], plugins=[plugin])
+    if plugin.failure is not None:
+        raise plugin.failure
+    return int(status) if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED) else None

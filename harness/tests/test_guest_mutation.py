@@ -1,0 +1,107 @@
+"""Mutants on a real guest: each in a copy of its own, the results as they are."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from micro_boot import micro_session
+from seatrial.check import Check
+from seatrial.guest.facts import Facts
+from seatrial.mutants_file import Mutant, Stage
+from seatrial.mutation import Bench, Probe, Result
+from seatrial.plan import Plan
+from seatrial.policy.controls import Control, parse_controls
+from seatrial.rehearsal import Rehearsal
+from seatrial.session import Session
+from seatrial.suites import Suite, read_flavour
+
+pytestmark = pytest.mark.guest
+
+ROW = """
+[[control]]
+id = "{name}"
+title = "the file {name} is absent"
+severity = "low"
+rationale = "r"
+remedy = "r"
+refs = []
+applies-to = ["immutable-host"]
+"""
+
+
+def control(name: str) -> Control:
+    return parse_controls(ROW.format(name=name), where=name)[0]
+
+
+def absent(name: str) -> Probe:
+    def check_it(facts: Facts, check: Check) -> None:
+        check.nothing(facts.lines(f"ls /tmp/{name} 2>/dev/null", allowed=(0, 1)), expected=f"no {name}")
+
+    return Probe(name, Rehearsal(check_it, frozenset({"facts", "check"})))
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    names = ("one", "two")
+    suite = Suite(name="s", folder=Path("/s"), controls=tuple(control(name) for name in names))
+    plan = Plan(suites=(suite,), control_of={n: n for n in names}, unchecked={}, not_applicable=frozenset())
+    with micro_session(tmp_path_factory.mktemp("micro")) as ready:
+        made = Bench(
+            image="micro",
+            ready=ready,
+            plan=plan,
+            probes=[absent(name) for name in names],
+            flavour=read_flavour("debian-immutable"),
+            with_words=no_other_boot,
+        )
+        made.warmed_up()
+        yield made
+
+
+def no_other_boot(words: str) -> contextlib.AbstractContextManager[Session]:
+    raise AssertionError(f"booted with {words!r}: no mutant here asks for it")
+
+
+def seeded(change: str, *caught_by: str, stage: Stage = Stage.GUEST) -> Mutant:
+    return Mutant(id="M1", stage=stage, change=change, caught_by=caught_by)
+
+
+def test_four_mutants_side_by_side_come_to_four_results(bench: Bench) -> None:
+    mutants = [
+        seeded("touch /tmp/one", "one"),
+        seeded("true", "one"),
+        seeded("touch /tmp/one /tmp/two", "one"),
+        seeded("ls /nowhere", "one"),
+        Mutant(id="N1", stage=Stage.GUEST, change="touch /tmp/three", stays_green=("*",)),
+    ]
+    results = list(bench.tried_all(mutants, jobs=2))
+    assert [one.result for one in results] == [
+        Result.KILLED,
+        Result.SURVIVED,
+        Result.FALSE_ALARM,
+        Result.NOT_APPLICABLE,
+        Result.SURVIVED,
+    ]
+    assert results[0].killed_by == ("one",)
+    assert results[2].unexpected[0].startswith("two: fail: expected no two, saw /tmp/two")
+    assert "/nowhere" in results[3].error
+    assert all(one.seconds > 0 for one in results)
+
+
+def test_a_change_has_its_files_its_account_and_its_root(bench: Bench) -> None:
+    change = 'grep -q ^ssh-ed25519 mutant.pub && id "$U" >/dev/null && test -f "$R/etc/passwd" && touch "$R/tmp/one"'
+    done = bench.tried(seeded(change, "one"))
+    assert (done.result, done.error) == (Result.KILLED, "")
+
+
+def test_what_no_guest_can_show_is_not_applicable(bench: Bench) -> None:
+    for stage in (Stage.HARNESS, Stage.BUILD, Stage.QEMU):
+        done = bench.tried(seeded("x", "one", stage=stage))
+        assert done.result is Result.NOT_APPLICABLE
+        assert f"stage {stage}" in done.error
+    unknown = bench.tried(seeded("true", "no-such-control"))
+    assert unknown.result is Result.NOT_APPLICABLE
+    assert "no-such-control" in unknown.error
