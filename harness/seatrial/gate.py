@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from seatrial import __version__
+from seatrial.boot_picture import boot_picture
 from seatrial.clock import utc_now
 from seatrial.errors import BootError, ConfigError, ObservationError, SeatrialError, SessionError
 from seatrial.evidence.console import Finding, plain, with_reasons
@@ -69,6 +70,7 @@ class Run:
         self.progress = progress
         self.session: Session | None = None
         self._watch: Watch | None = None
+        self._timeline = ""
         self.falsified: Mapping[str, str] = {}
         self.controls: Mapping[str, tuple[Suite, Control]] = _by_id(suites)
         started = utc_now()
@@ -282,7 +284,11 @@ class Run:
             phases = {name.removesuffix("_s"): seconds for name, seconds in measured.items()}
             if self.record.boot is not None:
                 self.record = replace(self.record, boot=replace(self.record.boot, phases=phases))
+        self._draw_boot(session)
         write_facts(self._facts(session), self.folder / "facts.json")
+
+    def _draw_boot(self, session: Session) -> None:
+        self._timeline = boot_picture(session.facts)
 
     def _facts(self, session: Session) -> FactsFile:
         image, flavour, boot = self.record.image, self.candidate.flavour, session.boot_facts
@@ -329,7 +335,8 @@ class Run:
             evidence=self._evidence(),
         )
         self.record = replace(done, decision=decision_of(done))
-        self.record = replace(self.record, evidence={**self.record.evidence, **write_reports(self.record, self.folder)})
+        reports = write_reports(self.record, self.folder, timeline=self._timeline)
+        self.record = replace(self.record, evidence={**self.record.evidence, **reports})
         self._writer.write(self.record)
         return self.record
 

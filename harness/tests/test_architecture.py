@@ -42,6 +42,7 @@ FLOORS = (
         "mutation_files",
         "matrix",
         "boot_budget",
+        "boot_picture",
         "boot_sample",
         "boot_time",
         "boot_time_run",

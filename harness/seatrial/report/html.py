@@ -52,8 +52,11 @@ class _Bar:
     pieces: tuple[_Piece, ...]
 
 
-def html_page(record: Record, console_tail: tuple[str, ...] = ()) -> str:
-    """Return the page on ``record``; ``console_tail`` is shown when the run could not judge."""
+def html_page(record: Record, console_tail: tuple[str, ...] = (), *, timeline: str = "") -> str:
+    """Return the page on ``record``; ``console_tail`` is shown when the run could not judge.
+
+    :param timeline: the boot as SVG, in which every name is escaped; nothing is drawn without it.
+    """
     environment = Environment(
         loader=FileSystemLoader(data_dir("reports") / "templates"),
         autoescape=True,
@@ -74,6 +77,7 @@ def html_page(record: Record, console_tail: tuple[str, ...] = ()) -> str:
         waived=[(verdict, acceptance(verdict.waived)) for verdict in accepted(record) if verdict.waived],
         waivers_to_mend=waivers_to_mend(record),
         boot_bars=_boot_bars(record.boot) if record.boot else (),
+        timeline=Markup(timeline),  # noqa: S704 -- lxml made it, and escaped what the guest wrote
         console_tail=console_tail,
         passes=with_outcome(record, Outcome.PASS),
         not_applicable=with_outcome(record, Outcome.NOT_APPLICABLE),

@@ -12,7 +12,7 @@ from lxml import etree
 from seatrial.report.boot_record import BootRecord, Span
 from seatrial.report.text import one_line, shortened
 
-__all__ = ["timeline_svg"]
+__all__ = ["boot_svg", "timeline_svg"]
 
 _WIDTH: Final = 1040
 _LEFT: Final = 300
@@ -22,14 +22,19 @@ _TOP: Final = 34
 _MOST_UNITS: Final = 36
 _GROWN_S: Final = 0.1
 _PHASES: Final = ("firmware_s", "loader_s", "kernel_s", "initrd_s", "userspace_s")
+# Every rule is for this drawing only: it stands in pages with rules of their own.
 _STYLE: Final = """
-text { font: 12px system-ui, "DejaVu Sans", sans-serif; fill: var(--ink, #1a1f26); }
-.name { text-anchor: end; } .on { font-weight: 700; } .quiet, .tick { fill: var(--quiet, #5a6573); }
-.tick { text-anchor: middle; font-size: 11px; } .grid { stroke: var(--line, #d8dee6); }
-.unit { fill: #5b94d2; } .chain { fill: #d9822b; } .before { fill: none; stroke: #7b8794; stroke-dasharray: 3 2; }
-.ghost { fill: #b8c2cc; opacity: .55; } .grown { fill: var(--bad, #c22f2f); font-weight: 700; }
-.firmware_s { fill: #8fa6bd; } .loader_s { fill: #5c7a99; } .kernel_s { fill: #2f6db5; } .initrd_s { fill: #5b94d2; }
-.userspace_s { fill: #93bde8; } .in { fill: #10202f; font-weight: 600; font-size: 11px; }
+.timeline rect { stroke: none; }
+.timeline text { font: 12px system-ui, "DejaVu Sans", sans-serif; fill: var(--ink, #1a1f26); }
+.timeline .name { text-anchor: end; } .timeline .on { font-weight: 700; }
+.timeline .quiet, .timeline .tick { fill: var(--quiet, #5a6573); }
+.timeline .tick { text-anchor: middle; font-size: 11px; } .timeline .grid { stroke: var(--line, #d8dee6); }
+.timeline .unit { fill: #5b94d2; } .timeline .chain { fill: #d9822b; }
+.timeline .ghost { fill: #b8c2cc; opacity: .55; }
+.timeline .grown { fill: var(--bad, #c22f2f); font-weight: 700; }
+.timeline .firmware_s { fill: #8fa6bd; } .timeline .loader_s { fill: #5c7a99; }
+.timeline .kernel_s { fill: #2f6db5; } .timeline .initrd_s { fill: #5b94d2; }
+.timeline .userspace_s { fill: #93bde8; } .timeline .in { fill: #10202f; font-weight: 600; font-size: 11px; }
 """.strip()
 
 
@@ -44,7 +49,15 @@ class _Scale:
 
 def timeline_svg(record: BootRecord, baseline: BootRecord | None = None) -> str:
     """Return the drawing of the boot whose total is the median one, with the median one of ``baseline`` behind it."""
-    now, before = _typical(record), _typical(baseline) if baseline is not None else None
+    return _drawn(_typical(record), _typical(baseline) if baseline is not None else None)
+
+
+def boot_svg(phases: Mapping[str, float], units: Sequence[Span], chain: Sequence[str]) -> str:
+    """Return the drawing of one boot: ``phases`` in seconds by their names in a record (``kernel_s``)."""
+    return _drawn(_boot(phases, units, chain), None)
+
+
+def _drawn(now: _Boot, before: _Boot | None) -> str:
     shown = _shown(now.units, now.chain, before.units if before else {})
     ends = [_total(now), *(span.done_s + now.offset for span in shown if span.done_s is not None)]
     scale = _Scale(max([*ends, _total(before) if before else 0.0, 0.001]) * 1.02)
@@ -52,6 +65,7 @@ def timeline_svg(record: BootRecord, baseline: BootRecord | None = None) -> str:
     height = _TOP + (rows + 1 + len(shown)) * _ROW + 46
     svg = etree.Element("svg", viewBox=f"0 0 {_WIDTH} {height}", role="img")
     svg.set("aria-label", "Timeline of the boot: phases above, units below")
+    svg.set("class", "timeline")
     svg.set("style", "width:100%;height:auto")
     etree.SubElement(svg, "style").text = _STYLE
     _grid(svg, scale, height)
@@ -77,8 +91,12 @@ class _Boot:
 def _typical(record: BootRecord) -> _Boot:
     middle = statistics.median_low([sample.phases.get("total_s", 0.0) for sample in record.samples])
     sample = next(s for s in record.samples if s.phases.get("total_s", 0.0) == middle)
-    offset = sample.phases.get("firmware_s", 0.0) + sample.phases.get("loader_s", 0.0)
-    return _Boot(sample.phases, {span.name: span for span in sample.units}, sample.chain, offset)
+    return _boot(sample.phases, sample.units, sample.chain)
+
+
+def _boot(phases: Mapping[str, float], units: Sequence[Span], chain: Sequence[str]) -> _Boot:
+    offset = phases.get("firmware_s", 0.0) + phases.get("loader_s", 0.0)
+    return _Boot(phases, {span.name: span for span in units}, chain, offset)
 
 
 def _total(boot: _Boot) -> float:

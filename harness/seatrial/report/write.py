@@ -18,9 +18,12 @@ __all__ = ["REPORTS", "write_reports"]
 REPORTS: Final[Mapping[str, str]] = {"junit": "junit.xml", "html": "report.html"}
 
 
-def write_reports(record: Record, folder: Path) -> Mapping[str, str]:
-    """Write JUnit XML and the HTML page to ``folder``; return name -> file, to be added to the record's evidence."""
+def write_reports(record: Record, folder: Path, *, timeline: str = "") -> Mapping[str, str]:
+    """Write JUnit XML and the HTML page to ``folder``; return name -> file, to be added to the record's evidence.
+
+    :param timeline: the boot as SVG (see :mod:`seatrial.report.timeline`), for the page.
+    """
     told = replace(record, evidence={**record.evidence, **REPORTS})
     write_atomic(folder / REPORTS["junit"], junit_xml(told))
-    write_atomic(folder / REPORTS["html"], html_page(told, console_tail(told, folder)))
+    write_atomic(folder / REPORTS["html"], html_page(told, console_tail(told, folder), timeline=timeline))
     return REPORTS
