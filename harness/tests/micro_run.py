@@ -19,12 +19,14 @@ from micro import QUICK, micro_guest
 from seatrial.clock import Deadline
 from seatrial.layout import data_dir
 
-__all__ = ["MicroRun", "started"]
+__all__ = ["LONG_S", "MicroRun", "started"]
 
 FIXTURES = data_dir("fixtures")
 DISK_BYTES = 4 << 20
 LOGS = frozenset({"console.log", "qemu.log"})
-_GONE_S = 20.0
+_GONE_S = 60.0
+# A run takes half a minute on an idle computer; only one that hangs takes so long on a busy one.
+LONG_S = 600.0
 
 
 @dataclass(slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from broken import demo_image
-from micro_run import started
+from micro_run import LONG_S, started
 
 pytestmark = pytest.mark.guest
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.guest
 def test_a_credential_by_fw_cfg_lets_root_in(tmp_path: Path) -> None:
     """The micro guest takes it as systemd does; the whole way is tried on a demo image below."""
     with started(tmp_path, "repeats", "--access", "credentials-fw-cfg") as run:
-        assert run.ends(200) == 1
+        assert run.ends(LONG_S) == 1
     assert run.left() == [], run.shown
     assert run.verdicts()["repeats-holds"]["outcome"] == "pass"
     assert "by fw_cfg: one public key" in run.record["differences"][0]["text"]

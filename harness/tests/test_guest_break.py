@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from micro_run import started
+from micro_run import LONG_S, started
 from seatrial.clock import Deadline
 from terminal import terminal, until
 
@@ -34,9 +34,9 @@ def test_a_person_looks_at_a_failing_check_repeats_it_and_goes_on(tmp_path: Path
 
         def typed(text: str, wanted: bytes = PROMPT) -> str:
             os.write(ours, text.encode())
-            return until(ours, wanted, Deadline(60)).decode("utf-8", "backslashreplace")
+            return until(ours, wanted, Deadline(LONG_S)).decode("utf-8", "backslashreplace")
 
-        shown = until(ours, PROMPT, Deadline(200)).decode("utf-8", "backslashreplace")
+        shown = until(ours, PROMPT, Deadline(LONG_S)).decode("utf-8", "backslashreplace")
         assert "fail: repeats-always: The guest is what no guest is" in shown
         command = SSH.search(shown)
         assert command, shown
@@ -54,7 +54,7 @@ def test_a_person_looks_at_a_failing_check_repeats_it_and_goes_on(tmp_path: Path
         assert "fail: repeats-flake: Nobody was here before" in typed("c\n")
         assert "in a fresh copy: pass: saw who was here = nobody" in typed("r\n")
         typed("q\n", b"never shown")
-        assert run.ends(30) == 2
+        assert run.ends(LONG_S) == 2
     assert run.left() == []
     assert {c: v["outcome"] for c, v in run.verdicts().items()} == {
         "repeats-always": "fail",
@@ -74,10 +74,10 @@ def _the_shell_is_roots(typed: Callable[..., str]) -> None:
 
 def test_ctrl_c_at_the_prompt_ends_the_run_in_order(tmp_path: Path) -> None:
     with terminal() as (ours, theirs), started(tmp_path, "repeats", "--break", terminal=theirs) as run:
-        until(ours, PROMPT, Deadline(200))
+        until(ours, PROMPT, Deadline(LONG_S))
         os.write(ours, b"\x03")
-        until(ours, b"never shown", Deadline(60))
-        assert run.ends(30) == 2
+        until(ours, b"never shown", Deadline(LONG_S))
+        assert run.ends(LONG_S) == 2
     assert run.left() == []
     assert run.record["problem"]["message"] == "the run was interrupted"
     assert run.record["decision"] == "reject"
@@ -85,6 +85,6 @@ def test_ctrl_c_at_the_prompt_ends_the_run_in_order(tmp_path: Path) -> None:
 
 def test_without_a_terminal_nobody_is_waited_for(tmp_path: Path) -> None:
     with started(tmp_path, "repeats", "--break") as run:
-        assert run.ends(200) == 1
+        assert run.ends(LONG_S) == 1
     assert run.left() == [], run.shown
     assert [v["outcome"] for v in run.verdicts().values()] == ["fail", "fail", "pass"]

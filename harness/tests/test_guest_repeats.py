@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from lxml import etree
-from micro_run import started
+from micro_run import LONG_S, started
 
 pytestmark = pytest.mark.guest
 
@@ -16,7 +16,7 @@ FLAKE = "repeated 3 times from the snapshot, failed 0 times: a flake, it passed 
 
 def test_a_check_that_fails_each_time_and_a_flake_are_told_apart_and_both_reject(tmp_path: Path) -> None:
     with started(tmp_path, "repeats", "--repeat-failed", "3") as run:
-        status = run.ends(200)
+        status = run.ends(LONG_S)
     assert run.left() == [], run.shown
     verdicts = run.verdicts()
     told = {c: (v["outcome"], v["repeats"], v["repeats_failed"]) for c, v in verdicts.items()}

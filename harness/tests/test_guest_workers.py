@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from micro_run import MicroRun, started
+from micro_run import LONG_S, MicroRun, started
 from seatrial.clock import Deadline
 
 pytestmark = pytest.mark.guest
@@ -20,7 +20,7 @@ def qemus(run: MicroRun) -> int:
 
 def test_two_workers_judge_clones_of_one_guest(tmp_path: Path) -> None:
     with started(tmp_path, "workers", "-n", "2") as run:
-        status = run.ends(200)
+        status = run.ends(LONG_S)
     assert run.left() == [], run.shown
     verdicts = run.verdicts()
     assert {control: verdict["outcome"] for control, verdict in verdicts.items()} == {
@@ -43,7 +43,7 @@ def test_two_workers_judge_clones_of_one_guest(tmp_path: Path) -> None:
 
 def test_sigkill_while_workers_hold_clones_leaves_nothing(tmp_path: Path) -> None:
     with started(tmp_path, "workers", "-n", "2", WORKERS_WAIT_S="300") as run:
-        deadline = Deadline(200)
+        deadline = Deadline(LONG_S)
         while qemus(run) < 3 and not deadline.is_over:
             deadline.pause(0.2)
         # A worker's own folder is there before its clone; the guest's answer comes when it goes on.
@@ -59,6 +59,6 @@ def test_sigkill_while_workers_hold_clones_leaves_nothing(tmp_path: Path) -> Non
 
 def test_a_person_cannot_be_asked_by_workers(tmp_path: Path) -> None:
     with started(tmp_path, "workers", "-n", "2", "--break") as run:
-        assert run.ends(60) == 4
+        assert run.ends(LONG_S) == 4
     assert "--break needs a person" in run.shown
     assert not (tmp_path / "out").exists()
