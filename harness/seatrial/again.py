@@ -79,7 +79,7 @@ def repeated(
             break
         done += 1
         failed += again.outcome is not Outcome.PASS
-    because = f"{verdict.because} (repeated {done} times from the snapshot, {_told(done, failed)}{trouble})"
+    because = f"{verdict.because} (repeated {_times(done)} from the snapshot, {_told(done, failed)}{trouble})"
     return replace(verdict, because=because, repeats=done, repeats_failed=failed)
 
 
@@ -87,9 +87,13 @@ def _told(done: int, failed: int) -> str:
     if done == 0:
         return "which says nothing"
     if failed == done:
-        return f"failed {failed} times: each time"
+        return f"failed {_times(failed)}: each time"
     fresh = ", so it may be what an earlier check left in the guest" if failed == 0 else ""
-    return f"failed {failed} times: a flake, it passed {done - failed} times{fresh}"
+    return f"failed {_times(failed)}: a flake, it passed {_times(done - failed)}{fresh}"
+
+
+def _times(number: int) -> str:
+    return f"{number} time{'s' * (number != 1)}"
 
 
 def broken_into(

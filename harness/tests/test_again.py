@@ -62,9 +62,9 @@ def repeat(*values: int | None) -> Verdict:
     ("values", "counted", "text"),
     [
         ((2, 2), (2, 2), "(repeated 2 times from the snapshot, failed 2 times: each time)"),
-        ((2, 1, 1), (3, 1), "failed 1 times: a flake, it passed 2 times)"),
+        ((2, 1, 1), (3, 1), "failed 1 time: a flake, it passed 2 times)"),
         ((1, 1), (2, 0), "a flake, it passed 2 times, so it may be what an earlier check left in the guest)"),
-        ((2, None, 1), (1, 1), "failed 1 times: each time; a further copy did not come up: no memory is left)"),
+        ((2, None, 1), (1, 1), "failed 1 time: each time; a further copy did not come up: no memory is left)"),
         ((None, 1), (0, 0), "which says nothing; a further copy did not come up: no memory is left)"),
     ],
 )
