@@ -103,7 +103,7 @@ def shipped() -> list[tuple[str, Control]]:
 
 
 def test_each_broad_suite_has_at_least_fifteen_controls() -> None:
-    assert set(built_in_suites()) == {"boot", "hardening", "identity", "immutability", "kernel"}
+    assert set(built_in_suites()) == {"boot", "hardening", "identity", "immutability", "kernel", "sandbox"}
     sizes = {name: len(list(rows)) for name, rows in itertools.groupby(shipped(), key=lambda row: row[0])}
     assert all(size >= 15 for name, size in sizes.items() if name not in ("lynis", "identity"))
 
@@ -221,4 +221,4 @@ def test_a_flavour_file_that_cannot_be_read_says_so(tmp_path: Path, content: byt
 def test_an_unknown_suite_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="suite 'hardning' is neither a built-in suite nor a folder") as caught:
         suite_folders(["hardning"])
-    assert "hint: built-in suites: boot, hardening, identity, immutability, kernel" in str(caught.value)
+    assert "hint: built-in suites: boot, hardening, identity, immutability, kernel, sandbox" in str(caught.value)

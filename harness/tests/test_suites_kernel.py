@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 import pytest
 from seatrial.evidence.attempts import BOOT_ID as ASK_BOOT_ID
+from seatrial.evidence.boot_entries import BOOT_ENTRIES
 from seatrial.evidence.cmdline import CMDLINE
 from seatrial.evidence.kconfig import KCONFIG
 from seatrial.evidence.kernel import LOCKDOWN, TAINTED, VULNERABILITIES
-from seatrial.evidence.modules import LOADED, dry_run_command
+from seatrial.evidence.modules import LOADED, SIGNATURES, dry_run_command
 from seatrial.evidence.mounts import MOUNTINFO
 from seatrial.evidence.sysctl import SYSCTL_D, SYSCTLS, parse_sysctl_d, sysctls_command
 from seatrial.policy.controls import Control
@@ -23,6 +24,7 @@ REQUIRED = dry_run_command(read_flavour("debian-immutable").allowed("required-mo
 PERSISTED = sysctls_command(parse_sysctl_d(recorded("kernel/sysctl-d")))
 SIG_ENFORCE = "cat /sys/module/module/parameters/sig_enforce"
 HIBERNATION = "if [ -e /sys/power/disk ]; then cat /sys/power/disk; else echo '[disabled]'; fi"
+UNSIGNED = "load a module without a signature"
 KCONFIG_ROWS = [c for c in SUITE.controls.values() if c.probe_kind == "kconfig"]
 SYSCTL_ROWS = [c for c in SUITE.controls.values() if c.probe_kind == "sysctl"]
 MODULE_ROWS = [c for c in SUITE.controls.values() if c.probe_kind == "modules"]
@@ -40,12 +42,14 @@ def guest() -> Guest:
             ASK_BOOT_ID: f"{BOOT_ID}\n",
             KCONFIG: recorded("kernel/kconfig"),
             CMDLINE: recorded("kernel/cmdline"),
+            BOOT_ENTRIES: f"entry {recorded('kernel/cmdline')}the end\n",
             SYSCTLS: recorded("kernel/sysctls"),
             SYSCTL_D: recorded("kernel/sysctl-d"),
             PERSISTED: "kernel/core_pattern:core\nkernel/pid_max:4194304\nthe end\n",
             **{modules_of(row.id): recorded(f"kernel/{row.id}") for row in MODULE_ROWS},
             REQUIRED: recorded("kernel/required-modules"),
             LOADED: recorded("kernel/modules"),
+            SIGNATURES: recorded("kernel/signatures"),
             SIG_ENFORCE: "Y\n",
             LOCKDOWN: recorded("kernel/lockdown"),
             HIBERNATION: "[disabled]\n",
@@ -55,13 +59,22 @@ def guest() -> Guest:
             STATE.KERNELS: recorded("kernel/kernels"),
             MOUNTINFO: recorded("immutability/mountinfo"),
         },
-        tries={"read /dev/mem": (1, "dd: failed to open '/dev/mem': Operation not permitted")},
+        tries={
+            "read /dev/mem": (1, "dd: failed to open '/dev/mem': Operation not permitted"),
+            UNSIGNED: (1, "insmod: ERROR: could not insert module /run/x.ko: Key was rejected by service"),
+        },
     )
+
+
+def told(old: str, new: str) -> Callable[[Guest], None]:
+    """Tell the kernel ``new`` instead of ``old``, and have the boot entry say so, too."""
+    return all_of(edit(CMDLINE, old, new), edit(BOOT_ENTRIES, old, new))
 
 
 def said(words: str) -> Callable[[Guest], None]:
     """Put ``words`` at the end of the command line."""
-    return lambda g: g.replace(CMDLINE, "\n", f" {words}\n")
+    last = recorded("kernel/cmdline").split()[-1]
+    return told(last, f"{last} {words}")
 
 
 def edit(question: str, old: str, new: str) -> Callable[[Guest], None]:
@@ -74,10 +87,10 @@ DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
     "mitigations off among others": (said("mitigations=auto,off"), {"kcmd-mitigations-on"}),
     "nokaslr": (said("nokaslr"), {"kcmd-no-kaslr-off"}),
     "slab merging asked for": (said("slab_merge"), {"kcmd-slab"}),
-    "slab_nomerge gone": (edit(CMDLINE, " slab_nomerge", ""), {"kcmd-slab"}),
+    "slab_nomerge gone": (told(" slab_nomerge", ""), {"kcmd-slab"}),
     "init_on_alloc=0": (said("init_on_alloc=0"), {"kcmd-init-alloc"}),
     "shuffling off": (said("page_alloc.shuffle=0"), {"kcmd-page-shuffle"}),
-    "shuffling gone": (edit(CMDLINE, " page_alloc.shuffle=1", ""), {"kcmd-page-shuffle"}),
+    "shuffling gone": (told(" page_alloc.shuffle=1", ""), {"kcmd-page-shuffle"}),
     "stack offset off": (said("randomize_kstack_offset=off"), {"kcmd-kstack-offset"}),
     "vsyscall back": (said("vsyscall=emulate"), {"kcmd-vsyscall"}),
     "lockdown=none": (said("lockdown=none"), {"kcmd-modules-lockdown"}),
@@ -87,19 +100,46 @@ DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
     "rd.break": (said("rd.break"), {"kcmd-no-init-override"}),
     "init=/bin/sh": (said("init=/bin/sh"), {"kcmd-no-init-override"}),
     "IOMMU off": (said("intel_iommu=off"), {"kcmd-iommu"}),
-    "no console": (edit(CMDLINE, "console=ttyS0", "console=tty0"), {"kcmd-console"}),
+    "no console": (told("console=ttyS0", "console=tty0"), {"kcmd-console"}),
     "a daemon undid a parameter": (edit(PERSISTED, "4194304", "32768"), {"sysctl-persisted"}),
     "a foreign module": (
         lambda g: g.add(LOADED, "zfs 5500928 0 - Live 0x0000000000000000 (POE)"),
-        {"mod-loaded-untainted"},
+        {"mod-loaded-untainted", "mod-loaded-allowlist"},
     ),
     "a rare module is loaded": (
         lambda g: g.add(LOADED, "usb_storage 90112 0 - Live 0x0000000000000000"),
-        {"mod-usb-storage"},
+        {"mod-usb-storage", "mod-loaded-allowlist"},
     ),
     "signatures only by lockdown, which is off": (
         all_of(edit(SIG_ENFORCE, "Y", "N"), edit(LOCKDOWN, "none [integrity]", "[none] integrity")),
         {"mod-signature-enforced", "ib-lockdown-active"},
+    ),
+    "the image says another command line": (
+        edit(BOOT_ENTRIES, "lockdown=integrity", "lockdown=none"),
+        {"kcmd-matches-image"},
+    ),
+    "a word from nowhere": (edit(CMDLINE, "lockdown=integrity", "lockdown=integrity x=1"), {"kcmd-matches-image"}),
+    "a module nobody expects": (
+        lambda g: g.add(LOADED, "usbip_host 45056 0 - Live 0x0000000000000000"),
+        {"mod-loaded-allowlist"},
+    ),
+    "an unsigned module is looked at": (
+        lambda g: g.tries.update({UNSIGNED: (1, "insmod: ERROR: could not insert module x: Invalid module format")}),
+        {"mod-unsigned-refused"},
+    ),
+    "an unsigned module is loaded": (lambda g: g.tries.update({UNSIGNED: (0, "")}), {"mod-unsigned-refused"}),
+    "a second key": (
+        lambda g: g.answers.update({SIGNATURES: g.answers[SIGNATURES].replace("12:9A", "13:9A", 1)}),
+        {"mod-signatures-valid"},
+    ),
+    "a signer whom the kernel does not know": (
+        edit(SIGNATURES, "trusted Build time", "trusted Some other"),
+        {"mod-signatures-valid"},
+    ),
+    "a loaded module whose file is gone": (edit(SIGNATURES, "loaded ", "loaded 9"), {"mod-signatures-valid"}),
+    "loading is closed": (
+        edit(SYSCTLS, "kernel/modules_disabled:0", "kernel/modules_disabled:1"),
+        {"mod-loading-locked"},
     ),
     "a required module is missing": (
         lambda g: g.answers.update(
@@ -148,10 +188,12 @@ def test_defect_turns_exactly_its_controls_red(name: str) -> None:
 def test_every_option_of_a_row_counts(row: Control) -> None:
     """Flipping one option, and whatever could stand in for it, fails the row."""
     assert row.probe is not None
+    words = row.probe.get("or-cmdline", [])
     first, *others = row.probe["kconfig"]
     stand_ins = {name: want for other in others for name, want in other.items() if name not in first}
     for name, want in first.items():
         broken = guest()
+        broken.answers[CMDLINE] = " ".join(w for w in broken.answers[CMDLINE].split() if w not in words) + "\n"
         for option, wanted in {**stand_ins, name: want}.items():
             broken.add(KCONFIG, f"CONFIG_{option}=y" if wanted == "n" else f"# CONFIG_{option} is not set")
         red = SUITE.red(broken, "immutable-host")

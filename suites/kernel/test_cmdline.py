@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from seatrial.check import Check
+from seatrial.evidence.boot_entries import BOOT_ENTRIES, parse_entries
 from seatrial.evidence.cmdline import CMDLINE, Cmdline, parse_cmdline
 from seatrial.evidence.kconfig import KCONFIG, broken_options, options_text, parse_kconfig
 from seatrial.guest.facts import Facts
@@ -65,3 +66,19 @@ def test_kernel_speaks_on_the_serial_console(facts: Facts, check: Check, flavour
         expected=f"console={' or '.join(wanted)}",
         seen=", ".join(f"console={console}" for console in consoles) or "no console=",
     )
+
+
+@pytest.mark.control("kcmd-matches-image")
+def test_command_line_is_that_of_the_image(facts: Facts, check: Check) -> None:
+    """The running kernel was told what the image's boot entry says, and nothing else but what the platform adds."""
+    entries = parse_entries(facts.text(BOOT_ENTRIES))
+    if not entries.lines:
+        check.cannot_tell(
+            "the image has no boot entry that could be read: neither bootctl's, nor in loader/entries, nor GRUB's"
+        )
+    running = facts.text(CMDLINE)
+    changed = entries.difference(running)
+    if changed and entries.are_open:
+        check.cannot_tell(f"the boot entry holds variables, so {' '.join(changed)[:200]!r} may be right or wrong")
+    beside = f", beside the platform's {' '.join(entries.added)}" if entries.added else ""
+    check.nothing(changed, expected=f"/proc/cmdline equal to the boot entry's options{beside}")

@@ -9,9 +9,11 @@ from typing import Final
 
 from seatrial.errors import ObservationError
 
-__all__ = ["BOOT_ID", "Attempt", "attempts_script", "parse_attempts"]
+__all__ = ["BOOT_ID", "ORDINARY", "Attempt", "attempts_script", "harmless_script", "parse_attempts"]
 
 BOOT_ID: Final = "cat /proc/sys/kernel/random/boot_id"
+# How root becomes somebody without any right of its own; needs no account.
+ORDINARY: Final = "setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all"
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 # A shell of its own for each: a redirection that fails ends a POSIX shell.
 _TRY: Final = (
@@ -38,10 +40,17 @@ def attempts_script(commands: Mapping[str, str], *, boot_id: str) -> str:
     wanted = boot_id.strip()
     if not _UUID.fullmatch(wanted):
         raise ObservationError(f"the guest gave {boot_id[:200]!r} as its boot id, expected a UUID")
+    return f'if [ "$({BOOT_ID})" = {wanted} ]; then {harmless_script(commands)}; else exit 125; fi'
+
+
+def harmless_script(commands: Mapping[str, str]) -> str:
+    """Return a script that tries ``commands`` (title to shell command) wherever it runs: they leave nothing behind.
+
+    :raises ValueError: a title or command holds a single quote.
+    """
     if any("'" in text for pair in commands.items() for text in pair):
         raise ValueError("single quotes end the argument that a command is handed over in")
-    tries = "; ".join(f"try '{title}' '{command}'" for title, command in commands.items())
-    return f'if [ "$({BOOT_ID})" = {wanted} ]; then {_TRY}{tries}; else exit 125; fi'
+    return _TRY + "; ".join(f"try '{title}' '{command}'" for title, command in commands.items())
 
 
 def parse_attempts(text: str, *, expected: int) -> tuple[Attempt, ...]:

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from seatrial.errors import ConfigError, ObservationError
 
-__all__ = ["LOADED", "dry_run_command", "module_name", "parse_dry_runs", "parse_loaded"]
+__all__ = [
+    "LOADED",
+    "SIGNATURES",
+    "Signatures",
+    "dry_run_command",
+    "module_name",
+    "parse_dry_runs",
+    "parse_loaded",
+    "parse_signatures",
+]
 
 LOADED: Final = "cat /proc/modules"
+SIGNATURES: Final = (
+    'echo "loaded $(wc -l < /proc/modules)"; sed -n "s/.* asymmetri /trusted /p" /proc/keys; '
+    "command -v modinfo >/dev/null || exit 127; modinfo $(cut -d' ' -f1 /proc/modules) 2>/dev/null | "
+    "grep -E '^(filename|signer|sig_key):'; echo 'the end'"
+)
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _BARRED: Final = re.compile(r"install (/usr)?/bin/(false|true)\s*")
 _MISSING: Final = re.compile(r"modprobe: FATAL: Module \S+ not found in directory \S+")
@@ -76,3 +91,42 @@ def parse_loaded(text: str) -> Mapping[str, str]:
             raise ObservationError(f"/proc/modules holds {line[:200]!r}, which is no loaded module")
         loaded[match[1]] = (match[2] or "").strip("+-")
     return loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Signatures:
+    """How many modules are loaded, file to signer and key of those whose file was found, and the keys of the kernel."""
+
+    loaded: int
+    of_files: Mapping[str, tuple[str, str]]
+    trusted: tuple[str, ...]
+
+    def is_trusted(self, signer: str) -> bool:
+        """Return whether the kernel has a key of ``signer``."""
+        return any(key.startswith(f"{signer}: ") for key in self.trusted)
+
+
+def parse_signatures(text: str) -> Signatures:
+    """Return what :data:`SIGNATURES` found; a module without a signature has an empty signer and key.
+
+    :raises ObservationError: a line is none, or the number of modules or the end is missing.
+    """
+    first, *lines = text.rstrip("\n").split("\n")
+    loaded = re.fullmatch(r"loaded ([0-9]{1,5})", first)
+    if loaded is None or not lines or lines[-1] != "the end":
+        raise ObservationError(f"the modules' signatures gave {text[:200]!r}, expected their number, and an end")
+    found: dict[str, tuple[str, str]] = {}
+    trusted, name = [], ""
+    for line in lines[:-1]:
+        kind, _, rest = line.partition(" ")
+        if kind == "trusted":
+            trusted.append(rest.strip())
+        elif kind == "filename:":
+            name = rest.strip()
+            found[name] = ("", "")
+        elif kind in ("signer:", "sig_key:") and name:
+            signer, key = found[name]
+            found[name] = (rest.strip(), key) if kind == "signer:" else (signer, rest.strip())
+        else:
+            raise ObservationError(f"the modules' signatures hold {line[:200]!r}, which belongs to none")
+    return Signatures(int(loaded[1]), found, tuple(trusted))
