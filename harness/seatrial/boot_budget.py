@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from seatrial.policy.boot_time import (
     FEWEST,
     NOISE,
+    NOISE_OF_PAIRS,
     Grower,
     Judged,
     Standing,
     growers,
     judge_budget,
     judge_growth,
+    judge_growth_in_pairs,
 )
 from seatrial.policy.flavours import Budgets
 from seatrial.policy.judge import Outcome
@@ -140,20 +142,31 @@ def _by_baseline(record: BootRecord, baseline: BootRecord, budgets: Budgets) -> 
     if len(baseline.samples) < FEWEST[record.clock]:
         yield f"the baseline holds {len(baseline.samples)} boots; {FEWEST[record.clock]} are needed on this clock"
         return
-    noise = NOISE[record.clock]
     for quantity in record.quantities:
         limit = budgets.growth_limit(quantity)
-        before = baseline.values(quantity)
         if limit is None:
             continue
         name = quantity.removesuffix("_s")
-        if not before:
+        if not baseline.values(quantity):
             yield f"the baseline has no {name}: its growth cannot be told"
             continue
-        finding = judge_growth(f"{name} against the baseline", before, record.values(quantity), limit, noise=noise)
+        finding = _growth(name, record, baseline, quantity, limit)
         if finding is not None:
             yield finding
     yield from _grown_units(record, baseline, budgets)
+
+
+def _growth(name: str, record: BootRecord, baseline: BootRecord, quantity: str, limit: float) -> Judged | None:
+    """Compare boots that had the same seed with each other, where there are such, else all with all."""
+    what = f"{name} against the baseline"
+    pairs = _paired(baseline.values_by_seed(quantity), record.values_by_seed(quantity))
+    if pairs:
+        return judge_growth_in_pairs(what, pairs, limit, noise=NOISE_OF_PAIRS)
+    return judge_growth(what, baseline.values(quantity), record.values(quantity), limit, noise=NOISE[record.clock])
+
+
+def _paired(before: Mapping[int, float], now: Mapping[int, float]) -> list[tuple[float, float]]:
+    return [(before[seed], value) for seed, value in now.items() if seed in before]
 
 
 def _grown_units(record: BootRecord, baseline: BootRecord, budgets: Budgets) -> Iterator[Judged]:
@@ -166,7 +179,9 @@ def _grown_units(record: BootRecord, baseline: BootRecord, budgets: Budgets) -> 
             continue
         if statistics.median(now) - statistics.median(before) < _LEAST_UNIT_S:
             continue
-        finding = judge_growth(f"{name} against the baseline", before, now, limit)
+        pairs = _paired(baseline.unit_values_by_seed(name), record.unit_values_by_seed(name))
+        what = f"{name} against the baseline"
+        finding = judge_growth_in_pairs(what, pairs, limit) if pairs else judge_growth(what, before, now, limit)
         if finding is not None and finding.standing is not Standing.PASS:
             yield finding
 

@@ -132,6 +132,21 @@ def test_unchanged_boot_passes_against_its_baseline() -> None:
     assert verdict.outcome is Outcome.PASS
 
 
+def test_growth_is_told_seed_by_seed() -> None:
+    """Seeds 1 and 2 of the baseline are met again; the boot of seed 3 has nothing to be held against."""
+    verdict = judged(record(26.0, 28.6, 99.0), record(25.0, 27.5), GROWTH, machine=MACHINE)
+    (total,) = [finding for finding in verdict.findings if finding.quantity.startswith("total")]
+    assert (round(total.value, 6), total.standing) == (4.0, "fail")
+
+
+def test_boots_without_a_common_seed_are_compared_by_their_medians() -> None:
+    other = record(25.0, 27.0)
+    other = replace(other, samples=tuple(replace(sample, seed=sample.number + 7) for sample in other.samples))
+    verdict = judged(record(26.0, 28.0), other, GROWTH, machine=MACHINE)
+    (total,) = [finding for finding in verdict.findings if finding.quantity.startswith("total")]
+    assert round(total.value, 2) == 3.85
+
+
 @pytest.mark.parametrize(
     "other", [{"clock": "wall"}, {"machine": "x"}, {"shift": 3}, {"which": "later"}, {"qemu": "9"}, {"flavour": "x"}]
 )

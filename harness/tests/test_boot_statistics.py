@@ -13,6 +13,7 @@ from seatrial.policy.boot_time import (
     growers,
     judge_budget,
     judge_growth,
+    judge_growth_in_pairs,
     median_interval,
     percentile_95,
     spread,
@@ -64,6 +65,22 @@ def test_growth_is_told_in_percent_of_the_baseline() -> None:
 
 def test_growth_from_nothing_cannot_be_told() -> None:
     assert judge_growth("unit", [0.0], [1.0], 2.0) is None
+
+
+def test_seed_shared_by_a_pair_does_not_look_like_growth() -> None:
+    """Seeds that differ by 10 % hide a growth of 3 %, unless each boot is held against the one of its own seed."""
+    before = [100.0, 110.0, 104.0]
+    pairs = [(seconds, 1.03 * seconds) for seconds in before]
+    together = judge_growth("total", before, [now for _before, now in pairs], 2.0)
+    apart = judge_growth_in_pairs("total", pairs, 2.0, noise=0.005)
+    assert together is not None
+    assert apart is not None
+    assert (together.standing, apart.standing) == (Standing.INCONCLUSIVE, Standing.FAIL)
+    assert [apart.interval.low, apart.interval.high] == pytest.approx([2.5, 3.5])
+
+
+def test_pairs_without_a_time_before_tell_no_growth() -> None:
+    assert judge_growth_in_pairs("unit", [(0.0, 1.0)], 2.0) is None
 
 
 def test_growers_come_largest_first_and_new_ones_count_whole() -> None:

@@ -12,6 +12,7 @@ from typing import Final
 __all__ = [
     "FEWEST",
     "NOISE",
+    "NOISE_OF_PAIRS",
     "Grower",
     "Interval",
     "Judged",
@@ -19,6 +20,7 @@ __all__ = [
     "growers",
     "judge_budget",
     "judge_growth",
+    "judge_growth_in_pairs",
     "median_interval",
     "percentile_95",
     "spread",
@@ -29,6 +31,8 @@ FEWEST: Final = {"wall": 5, "counted": 1}
 # What one sample may be off by, as a share; see suites/boot/README.md for how it was measured. On the wall clock the
 # samples themselves show the noise.
 NOISE: Final = {"wall": 0.0, "counted": 0.01}
+# The same for two counted boots with one seed, of two images: the seed's share of the chance is in both.
+NOISE_OF_PAIRS: Final = 0.005
 _FEWEST_FOR_P95: Final = 20
 _RESAMPLES: Final = 2000
 _CONFIDENCE: Final = 0.95
@@ -138,6 +142,30 @@ def judge_growth(
         under = statistics.median(chance.choices(before, k=len(before))) or middle
         ratios.append(100 * (statistics.median(chance.choices(now, k=len(now))) / under - 1))
     interval = _cut(sorted(ratios), value, 100 * noise)
+    return Judged(
+        quantity=quantity,
+        unit="%",
+        value=value,
+        interval=interval,
+        limit=limit_percent,
+        standing=_standing(interval, limit_percent),
+    )
+
+
+def judge_growth_in_pairs(
+    quantity: str, pairs: Sequence[tuple[float, float]], limit_percent: float, *, noise: float = 0.0
+) -> Judged | None:
+    """Judge the median growth from the first to the second of each pair; None when there is nothing to grow from.
+
+    The resampling draws whole pairs: what both boots of a pair owe to their common seed never looks like growth.
+    """
+    grown = [100 * (now / before - 1) for before, now in pairs if before > 0]
+    if not grown:
+        return None
+    value = statistics.median(grown)
+    chance = random.Random(_SEED)  # noqa: S311 -- resampling, nothing secret
+    medians = sorted(statistics.median(chance.choices(grown, k=len(grown))) for _ in range(_RESAMPLES))
+    interval = _cut(medians, value, 100 * noise)
     return Judged(
         quantity=quantity,
         unit="%",

@@ -106,6 +106,20 @@ class BootRecord:
             if span.name == name and span.done_s is not None
         )
 
+    def values_by_seed(self, quantity: str) -> Mapping[int, float]:
+        """Return the samples of a phase or milestone by the seed of their boot; empty on the wall clock."""
+        every = ((s.seed, {**s.milestones, **s.phases}.get(quantity)) for s in self.samples)
+        return {seed: value for seed, value in every if seed is not None and value is not None}
+
+    def unit_values_by_seed(self, name: str) -> Mapping[int, float]:
+        """Return how long unit ``name`` took to start, by the seed of the boot; empty on the wall clock."""
+        return {
+            sample.seed: span.took_s
+            for sample in self.samples
+            for span in sample.units
+            if sample.seed is not None and span.name == name and span.done_s is not None
+        }
+
     @property
     def quantities(self) -> tuple[str, ...]:
         """Return the names of all phases and milestones, in the order of their first appearance."""
