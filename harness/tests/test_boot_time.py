@@ -23,6 +23,7 @@ from seatrial.evidence.boot_units import DEFAULT_TARGET, UNITS
 from seatrial.evidence.systemd import MANAGER
 from seatrial.guest.facts import Facts
 from seatrial.machine.counted import patient_wire
+from seatrial.machine.disk import open_image
 from seatrial.policy.flavours import Budgets
 from seatrial.policy.judge import Outcome
 from seatrial.progress import Silent
@@ -156,3 +157,81 @@ def test_command_explains_itself_and_refuses_a_missing_baseline(tmp_path: Path) 
     done = CliRunner().invoke(main, ["boot-time", str(tmp_path / "none.raw"), "--flavour", "debian-general"])
     assert done.exit_code == 4
     assert "none.raw' does not exist" in done.output
+
+
+class Booting:
+    """Stands for every boot: writes its number into the disk that it was given, and keeps what it found there."""
+
+    def __init__(self) -> None:
+        self.found: list[bytes | None] = []
+        self.powered_off: list[int] = []
+        self.seeds: list[int | None] = []
+
+    def launch(self, *_args: object, disk: int | None, seed: int | None) -> SimpleNamespace:
+        self.seeds.append(seed)
+        return SimpleNamespace(disk=disk, choice=None)
+
+    @contextlib.contextmanager
+    def measured(self, launch: SimpleNamespace, *_args: object) -> Iterator[SimpleNamespace]:
+        number = len(self.found)
+        self.found.append(os.pread(launch.disk, 4, 0) if launch.disk is not None else None)
+        if launch.disk is not None:
+            os.pwrite(launch.disk, f"#{number:03}".encode(), 0)
+        guest = SimpleNamespace(shell=None, banner_s=1.0, login_s=2.0, ready_s=3.0)
+        yield SimpleNamespace(
+            guest=guest, prompt_s=None, asked_s=None, power_off=lambda: self.powered_off.append(number)
+        )
+
+
+@pytest.fixture
+def booting(monkeypatch: pytest.MonkeyPatch) -> Booting:
+    """Put fakes in the place of QEMU and the guest; disks and their copies are real."""
+    fake = Booting()
+
+    def patience(*_args: object) -> None:
+        return None
+
+    def observed(*_args: object, **_kwargs: object) -> Seen:
+        return Seen(phases={"total_s": 25.0})
+
+    for name, replacement in (
+        ("_launch", fake.launch),
+        ("measured_boot", fake.measured),
+        ("_patience", patience),
+        ("observe", observed),
+    ):
+        monkeypatch.setattr(boot_time, name, replacement)
+    return fake
+
+
+def measured_with(plan: Plan, folder: Path) -> BootRecord:
+    """Return the record of ``plan`` on an image whose first bytes are ``raw!``; the image must stay as it is."""
+    path = folder / "disk.raw"
+    path.write_bytes(b"raw!" + bytes(506) + b"\x55\xaa" + bytes(65_024))
+    candidate: Any = SimpleNamespace(
+        image=open_image(path),
+        flavour=SimpleNamespace(name="debian-immutable", machine="q35-uefi"),
+        machine=SimpleNamespace(name="q35-uefi"),
+        features=SimpleNamespace(version_text="10"),
+        key=None,
+    )
+    yardstick = Yardstick(budgets=Budgets(counted={"total_s": 30.0}))
+    found = measure(candidate, plan, folder, yardstick=yardstick, progress=Silent())
+    assert path.read_bytes()[:4] == b"raw!"
+    return found.record
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="this computer has no file system in memory")
+def test_later_boots_all_start_from_what_the_first_one_left(booting: Booting, tmp_path: Path) -> None:
+    plan = Plan(boots=3, cap=3, clock="counted", which="later", first_seed=4, drawing=False)
+    record = measured_with(plan, tmp_path)
+    # The first boot finds the image; the others what that one wrote, and nothing of each other.
+    assert booting.found == [b"raw!", b"#000", b"#000", b"#000"]
+    assert booting.powered_off == [0]
+    assert (record.which, record.discarded, [sample.seed for sample in record.samples]) == ("later", 1, [4, 5, 6])
+
+
+def test_first_boots_have_the_image_itself_and_none_is_thrown_away(booting: Booting, tmp_path: Path) -> None:
+    record = measured_with(Plan(boots=2, cap=2, clock="counted", drawing=False), tmp_path)
+    assert (booting.found, booting.powered_off) == ([None, None], [])
+    assert (record.which, record.discarded, booting.seeds) == ("first", 0, [1, 2])
