@@ -106,10 +106,16 @@ def broken_into(
 ) -> Literal["continue", "quit"]:
     """Let a person look at the guest that ``verdict`` is about, and repeat the check on copies as often as wanted.
 
+    A guest that is lost meanwhile, by the person's own doing or not, ends the looking: the next check meets the loss.
+
     :param check: None for a check that cannot be called outside its own run.
     """
     while True:
-        choice = hold(session, verdict, can_repeat=check is not None)
+        try:
+            choice = hold(session, verdict, can_repeat=check is not None)
+        except SeatrialError as exc:
+            print(f"seatrial: the guest was lost: {exc}")
+            return "continue"
         if choice != "repeat" or check is None:
             return "quit" if choice == "quit" else "continue"
         try:

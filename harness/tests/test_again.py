@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from seatrial.again import broken_into, repeated
 from seatrial.check import Check
-from seatrial.errors import HostError
+from seatrial.errors import GuestStopped, HostError
 from seatrial.plan import Ended
 from seatrial.policy.flavours import Flavour
 from seatrial.policy.judge import Outcome, Severity, Verdict, judge
@@ -86,3 +86,15 @@ def test_a_copy_that_does_not_come_up_brings_a_person_back_to_the_prompt(
     copies = cast(Session, Copies([None]))
     assert broken_into(FAILED, check, copies, judge_again=judge_again, flavour=FLAVOUR) == "continue"
     assert "the fresh copy was lost: no memory is left" in capsys.readouterr().out
+
+
+def test_a_guest_that_is_lost_at_the_prompt_is_left_to_the_next_check(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lost(*_args: object, **_named: object) -> str:
+        raise GuestStopped("the guest stopped by itself")
+
+    monkeypatch.setattr("seatrial.again.hold", lost)
+    session = cast(Session, Copies([]))
+    assert broken_into(FAILED, None, session, judge_again=judge_again, flavour=FLAVOUR) == "continue"
+    assert "the guest was lost: the guest stopped by itself" in capsys.readouterr().out

@@ -83,6 +83,20 @@ def test_ctrl_c_at_the_prompt_ends_the_run_in_order(tmp_path: Path) -> None:
     assert run.record["decision"] == "reject"
 
 
+def test_a_person_who_powers_the_guest_off_ends_the_run_with_that_reason(tmp_path: Path) -> None:
+    with terminal() as (ours, theirs), started(tmp_path, "repeats", "--break", terminal=theirs) as run:
+        until(ours, PROMPT, Deadline(LONG_S))
+        os.write(ours, b"s\n")
+        until(ours, b"# ", Deadline(LONG_S))
+        os.write(ours, b"poweroff -f\n")
+        until(ours, b"never shown", Deadline(LONG_S))
+        assert run.ends(LONG_S) == 1
+    assert run.left() == []
+    assert run.record["problem"]["kind"] == "GuestStopped"
+    assert run.verdicts()["repeats-always"]["outcome"] == "fail"
+    assert run.record["decision"] == "reject"
+
+
 def test_without_a_terminal_nobody_is_waited_for(tmp_path: Path) -> None:
     with started(tmp_path, "repeats", "--break") as run:
         assert run.ends(LONG_S) == 1
