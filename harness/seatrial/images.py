@@ -32,6 +32,7 @@ _INSTALL = "run 'seatrial doctor --install'"
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy")
 _POLL_S = 0.5
 _SHOWN = 200
+_KEPT = 2  # results of earlier recipes: another checkout, or a run that goes on, may be at work with them
 # name: title, flavour
 _KNOWN = {
     "immutable": ("Debian 13, immutable container host: verity-protected /usr", "debian-immutable"),
@@ -377,7 +378,7 @@ def _replace(entry: Path, place: Path) -> None:
 
 
 def _move_in(made: Path, build: _Build) -> None:
-    """Rename the result into its place, read-only when it is a file, and remove what earlier recipes left."""
+    """Rename the result into its place, read-only when it is a file, and remove what much earlier recipes left."""
     if not made.exists():
         raise HostError(f"mkosi made no {made.name!r} for {build.label!r}", evidence=build.log)
     if made.is_file():
@@ -385,9 +386,9 @@ def _move_in(made: Path, build: _Build) -> None:
     if build.result.is_dir():
         _remove_tree(build.result)
     made.resolve().replace(build.result)
-    for old in build.result.parent.glob(f"{build.label}-*"):
-        if old == build.result or not re.fullmatch(r"[0-9a-f]{16}(\..*)?", old.name.removeprefix(f"{build.label}-")):
-            continue
+    of_label = re.compile(rf"{re.escape(build.label)}-[0-9a-f]{{16}}(\..*)?")
+    earlier = [path for path in build.result.parent.iterdir() if of_label.fullmatch(path.name) and path != build.result]
+    for old in sorted(earlier, key=lambda path: path.stat().st_mtime)[:-_KEPT]:
         if old.is_dir():
             _remove_tree(old)
         else:

@@ -19,6 +19,7 @@ from typing import Final
 from seatrial.again import called
 from seatrial.clock import monotonic_s
 from seatrial.errors import SeatrialError
+from seatrial.guest.facts import Answer, Asker, Facts
 from seatrial.guest.shell import Shell
 from seatrial.mutants_file import Mutant, Stage
 from seatrial.mutation_files import mutant_files
@@ -26,12 +27,16 @@ from seatrial.plan import Plan
 from seatrial.policy.flavours import Flavour
 from seatrial.policy.judge import Outcome, Verdict
 from seatrial.rehearsal import Rehearsal, collect
+from seatrial.restore import RESTORED
 from seatrial.session import Session
 
 __all__ = ["Bench", "Probe", "Result", "Tried", "outcome_of"]
 
 _PLACE: Final = "/run/seatrial-mutant"
 _CHANGE_S: Final = 300.0
+# A question is slow when it takes more than this share of all questions' time; so many mutants are looked at together.
+_SLOW: Final = 0.05
+_TOGETHER: Final = 12
 _SHOWN: Final = 400
 # An account such as a person would have, for changes that are about one ("$U"): its password is known to nobody.
 _ACCOUNT: Final = "mutant"
@@ -98,33 +103,77 @@ class Bench:
     probes: Sequence[Probe]
     flavour: Flavour
     with_words: WithWords
+    slow: frozenset[str] = frozenset()
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _baselines: dict[str, Verdicts] = field(default_factory=dict)
     _kept: dict[str, threading.Lock] = field(default_factory=dict)
 
     def warmed_up(self) -> None:
-        """Judge the ready guest itself once, and freeze it: its copies find what they will read in memory."""
-        self.judged(self.ready)
+        """Judge the ready guest itself once, and freeze it: its copies find what they will read in memory.
+
+        The seconds of each question are measured: controls that ask a slow one are judged for some mutants together.
+        """
+        facts = _Measured(self.ready.shell)
+        watched = replace(self.ready, facts=facts)
+        asked: dict[str, set[str]] = {}
+        for probe in self.probes:
+            if "guest" not in probe.check.needs:
+                facts.asked_now = asked.setdefault(self.plan.control_of[probe.node], set())
+                called(probe.check, watched, self.flavour)
+        whole = sum(facts.seconds.values())
+        slow = {command for command, seconds in facts.seconds.items() if seconds > _SLOW * whole}
+        self.slow = frozenset(control for control, commands in asked.items() if commands & slow)
         if self.ready.restorer is not None:
             self.ready.restorer.freeze(self.ready)
 
     def tried_all(self, mutants: Sequence[Mutant], *, jobs: int) -> Iterator[Tried]:
-        """Give the results in the order of ``mutants``, ``jobs`` of them at a time."""
-        with ThreadPoolExecutor(jobs, thread_name_prefix="mutant") as pool:
-            waiting = [pool.submit(self.tried, mutant) for mutant in mutants]
-            try:
-                for one in waiting:
-                    yield one.result()
-            finally:
-                for one in waiting:
-                    one.cancel()
+        """Give the results in the order of ``mutants``, ``jobs`` of them at a time.
 
-    def tried(self, mutant: Mutant) -> Tried:
+        Whether a mutant that needs no reboot changes slow controls is looked at for some of them together, and for
+        each by itself only when one did. Its result comes when that is known.
+        """
+        with ThreadPoolExecutor(jobs, thread_name_prefix="mutant") as pool:
+            pools = [mutants[at : at + _TOGETHER] for at in range(0, len(mutants), _TOGETHER)]
+            waiting = [(some, [pool.submit(self.tried, mutant) for mutant in some]) for some in pools]
+            try:
+                for some, futures in waiting:
+                    results = [future.result() for future in futures]
+                    again = self._suspects(some, results)
+                    yield from pool.map(self._once_more, some, results, [mutant.id in again for mutant in some])
+            finally:
+                for _some, futures in waiting:
+                    for future in futures:
+                        future.cancel()
+
+    def _suspects(self, mutants: Sequence[Mutant], results: Sequence[Tried]) -> frozenset[str]:
+        """Make all changes that could be made in one copy; return whose, if a slow control changed that none names."""
+        made = [
+            mutant
+            for mutant, tried in zip(mutants, results, strict=True)
+            if mutant.stage is Stage.GUEST and tried.result is not Result.NOT_APPLICABLE
+        ]
+        named = {name for mutant in made for name in mutant.caught_by}
+        if len(made) < 2 or not self.slow - named:
+            return frozenset(mutant.id for mutant in made if self.slow - named)
+        before = self._baseline("", _MAKE_ACCOUNT, ())
+        with self.ready.restored() as copy:
+            _run(copy.shell, _MAKE_ACCOUNT, what="the account of '$U' could not be made")
+            for mutant in made:
+                with contextlib.suppress(Inapplicable):  # one change can stand in another's way
+                    _change(copy.shell, mutant.change)
+            after = self.judged(copy, are_slow_ones_asked=True)
+        changed = {name for name in self.slow if name in after and after[name].outcome is not before[name].outcome}
+        return frozenset(mutant.id for mutant in made) if changed - named else frozenset()
+
+    def _once_more(self, mutant: Mutant, tried: Tried, is_suspect: bool) -> Tried:
+        return self.tried(mutant, are_slow_ones_asked=True) if is_suspect else tried
+
+    def tried(self, mutant: Mutant, *, are_slow_ones_asked: bool = False) -> Tried:
         """Seed ``mutant`` in a guest of its own and judge."""
         began = monotonic_s()
         try:
             self._refused(mutant)
-            before, after = self._before_and_after(mutant)
+            before, after = self._before_and_after(mutant, are_slow_ones_asked=are_slow_ones_asked)
             done = compared(mutant, before, after, image=self.image)
         except Inapplicable as exc:
             done = Tried(id=mutant.id, image=self.image, result=Result.NOT_APPLICABLE, error=str(exc))
@@ -133,21 +182,36 @@ class Bench:
             done = Tried(id=mutant.id, image=self.image, result=Result.SURVIVED, error=exc.message)
         return replace(done, seconds=round(monotonic_s() - began, 1))
 
-    def judged(self, session: Session, *, also: Sequence[str] = ()) -> Verdicts:
-        """Return the verdicts on ``session`` by control; checks that change the guest only for controls ``also``.
+    def judged(self, session: Session, *, also: Sequence[str] = (), are_slow_ones_asked: bool = False) -> Verdicts:
+        """Return the verdicts on ``session`` by control.
 
+        :param also: controls to judge even if they are :attr:`apart` or slow.
         :raises SessionLost: the connection broke.
         """
-        asking = [p for p in self.probes if "guest" not in p.check.needs]
-        changing = [p for p in self.probes if "guest" in p.check.needs and self.plan.control_of[p.node] in also]
-        boot = session.boot_facts
-        collect(session.facts, [p.check for p in asking], flavour=self.flavour, boot=boot)
+        left_out = (self.apart if are_slow_ones_asked else self.apart | self.slow) - {*also}
+        probes = [p for p in self.probes if self.plan.control_of[p.node] not in left_out]
+        # A check that changes the guest comes last: the others shall not see what it did.
+        probes.sort(key=lambda probe: "guest" in probe.check.needs)
+        quiet = [p.check for p in probes if "guest" not in p.check.needs]
+        collect(session.facts, quiet, flavour=self.flavour, boot=session.boot_facts)
         found: dict[str, Verdict] = {}
-        for probe in (*asking, *changing):
+        for probe in probes:
             session.guard()
             ended = called(probe.check, session, self.flavour)
             found[self.plan.control_of[probe.node]] = self.plan.verdict(probe.node, ended)
         return found
+
+    @property
+    def apart(self) -> frozenset[str]:
+        """Return the controls that are judged only where a mutant names them.
+
+        They change the guest, or are about its boot, which a copy has not made itself.
+        """
+        return frozenset(
+            self.plan.control_of[p.node]
+            for p in self.probes
+            if "guest" in p.check.needs or self.plan.is_falsified(p.node, RESTORED)
+        )
 
     def _refused(self, mutant: Mutant) -> None:
         if mutant.stage is Stage.HARNESS:
@@ -164,7 +228,7 @@ class Bench:
         """Return the controls that can be judged here."""
         return frozenset(self.plan.control_of[probe.node] for probe in self.probes)
 
-    def _before_and_after(self, mutant: Mutant) -> tuple[Verdicts, Verdicts]:
+    def _before_and_after(self, mutant: Mutant, *, are_slow_ones_asked: bool) -> tuple[Verdicts, Verdicts]:
         if mutant.stage is Stage.COMMAND_LINE:
             return self._with_command_line(mutant)
         first = _MAKE_ACCOUNT if re.search(r"\$\{?U\b", mutant.change) else ""
@@ -175,11 +239,11 @@ class Bench:
             _change(copy.shell, mutant.change)
             if restarts:
                 copy.reboot()
-            return before, self.judged(copy, also=mutant.caught_by)
+            also, slow_too = mutant.caught_by, restarts or mutant.is_benign or are_slow_ones_asked
+            return before, self.judged(copy, also=also, are_slow_ones_asked=slow_too)
 
     def _with_command_line(self, mutant: Mutant) -> tuple[Verdicts, Verdicts]:
-        verb, _, rest = mutant.change.partition(" ")
-        added, dropped = (rest, "") if verb == "add" else ("", rest) if verb == "drop" else (mutant.change, "")
+        added, dropped = _words(mutant.change)
         with contextlib.ExitStack() as stack:
             copy = stack.enter_context(self.ready.restored())
             if _has_loader(copy.shell):
@@ -191,22 +255,22 @@ class Bench:
             else:
                 before = self._baseline("booted", "", mutant.caught_by)
                 stack.close()
-                copy = stack.enter_context(self.with_words(added))
+                copy = stack.enter_context(self.with_words(" ".join(added)))
             _took(copy.shell, added, dropped)
-            return before, self.judged(copy, also=mutant.caught_by)
+            return before, self.judged(copy, also=mutant.caught_by, are_slow_ones_asked=True)
 
     def _baseline(self, way: str, first: str, also: Sequence[str]) -> Verdicts:
         """Return the verdicts on a copy that nobody has changed, made in the same way; each is judged once.
 
         :param way: "" for a copy, "restarted" for one that was rebooted, "booted" for another boot.
         """
-        changing = {self.plan.control_of[p.node] for p in self.probes if "guest" in p.check.needs} & set(also)
-        key = f"{way}:{bool(first)}:{','.join(sorted(changing))}"
+        apart = tuple(sorted(self.apart & {*also}))
+        key = f"{way}:{bool(first)}:{','.join(apart)}"
         with self._lock:
             lock = self._kept.setdefault(key, threading.Lock())
         with lock:
             if key not in self._baselines:
-                self._baselines[key] = self._unchanged(way, first, tuple(changing))
+                self._baselines[key] = self._unchanged(way, first, apart)
             return self._baselines[key]
 
     def _unchanged(self, way: str, first: str, also: Sequence[str]) -> Verdicts:
@@ -215,7 +279,32 @@ class Bench:
             _change(copy.shell, ":")
             if way == "restarted":
                 copy.reboot()
-            return self.judged(copy, also=also)
+            return self.judged(copy, also=also, are_slow_ones_asked=True)
+
+
+class _Measured(Facts):
+    """Facts that note how long each question takes (seconds), and who asks it."""
+
+    def __init__(self, asker: Asker) -> None:
+        super().__init__(asker)
+        self.seconds: dict[str, float] = {}
+        self.asked_now: set[str] = set()
+
+    def ask(self, command: str) -> Answer:
+        self.asked_now.add(command)
+        began = monotonic_s()
+        try:
+            return super().ask(command)
+        finally:
+            self.seconds.setdefault(command, monotonic_s() - began)
+
+
+def _words(change: str) -> tuple[list[str], list[str]]:
+    """Return the words that a change of stage K adds to and drops from a command line: ``[add|drop] WORD...``."""
+    verb, *rest = change.split()
+    if verb == "drop":
+        return [], rest
+    return (rest if verb == "add" else [verb, *rest]), []
 
 
 def compared(mutant: Mutant, before: Verdicts, after: Verdicts, *, image: str) -> Tried:
@@ -290,20 +379,23 @@ def _has_loader(shell: Shell) -> bool:
     return shell.run(f"ls {_LOADERS} 2>/dev/null | grep -q .")[0] == 0
 
 
-def _reword(shell: Shell, added: str, dropped: str) -> None:
-    edits = "".join(rf"s~ {re.escape(word)}\( \|$\)~ ~g;" for word in dropped.split())
+def _reword(shell: Shell, added: Sequence[str], dropped: Sequence[str]) -> None:
+    edits = "".join(rf"s~[[:space:]]{_in_sed(word)}\([[:space:]]\|$\)~ ~g;" for word in dropped)
     line = r"/^[[:space:]]*\(linux\|linuxefi\|options\)[[:space:]]/"
-    script = f"{line} {{ {edits} s~$~ {added}~; }}"
+    script = f"{line} {{ {edits} s~$~ {_in_sed(' '.join(added))}~; }}"
     change = f"for f in {_LOADERS}; do [ ! -f $f ] || sed -i -e {shlex.quote(script)} $f || exit 1; done; sync"
     _run(shell, change, what="the boot loader's file could not be changed")
 
 
-def _took(shell: Shell, added: str, dropped: str) -> None:
+def _in_sed(text: str) -> str:
+    return re.sub(r"[\\.*\[\]^$~&]", r"\\\g<0>", text)
+
+
+def _took(shell: Shell, added: Sequence[str], dropped: Sequence[str]) -> None:
     """Find out whether the kernel really has the words.
 
     :raises Inapplicable: it has not.
     """
     words = shell.run("cat /proc/cmdline")[1].decode("utf-8", "backslashreplace").split()
-    missing, left = set(added.split()) - set(words), set(dropped.split()) & set(words)
-    if missing or left:
+    if {*added} - {*words} or {*dropped} & {*words}:
         raise Inapplicable(f"the kernel's command line did not take it: {' '.join(words)!r}")

@@ -160,6 +160,8 @@ def run_mutants(  # noqa: PLR0913  # one parameter an option of the command
     :raises SeatrialError: an image could not be booted or the suites are faulty.
     """
     results: list[Tried] = []
+    if output is not None:
+        _prepare(output)
 
     def took(tried: Tried) -> None:
         results.append(tried)
@@ -176,6 +178,15 @@ def run_mutants(  # noqa: PLR0913  # one parameter an option of the command
         say(f"{subject.name}: {text}")
         stood = stood and is_proven
     return 0 if stood else 1
+
+
+def _prepare(output: Path) -> None:
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ConfigError(
+            f"the results cannot be written to {str(output)!r}: {exc.strerror}", hint="--json FILE names another place"
+        ) from exc
 
 
 def _on(
