@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from asking import asking
 from copies import copies
 from rows import Row, save
 from seatrial.clock import Deadline
@@ -38,7 +39,7 @@ def main() -> int:
     parser.add_argument("-n", type=int, default=3, help="boots of each kind (default 3)")
     repeats = parser.parse_args().n
     image = built("immutable", say=lambda text: print(text, file=PROGRESS), deadline=Deadline(3600))
-    rows = [start_of_pytest(), *boots(image, repeats), *copies(image)]
+    rows = [start_of_pytest(), *boots(image, repeats), *copies(image), *asking(image)]
     return save(rows, out_dir() / "bench.json")
 
 

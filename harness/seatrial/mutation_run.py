@@ -25,10 +25,11 @@ from seatrial.session import booted, booted_again
 from seatrial.suites import suite_folders
 
 if TYPE_CHECKING:
+    from seatrial.plan import Plan
     from seatrial.progress import Progress
-    from seatrial.session import Session
+    from seatrial.session import Candidate, Session
 
-__all__ = ["Subject", "chosen", "default_jobs", "run_mutants"]
+__all__ = ["Ready", "Subject", "chosen", "default_jobs", "on_ready_guest", "run_mutants"]
 
 # systemd-stub(7): words for the kernel's command line, added unless Secure Boot is on.
 _EXTRA = "io.systemd.stub.kernel-cmdline-extra"
@@ -42,16 +43,25 @@ class Subject:
     options: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A guest that is up, and all that judging it takes; ``place`` is a folder that goes with it."""
+
+    candidate: Candidate
+    plan: Plan
+    probes: Sequence[Probe]
+    session: Session
+    place: Path
+    progress: Progress
+
+
 @dataclass(kw_only=True)
-class _Mutants:
-    """The pytest plugin of one image's run."""
+class _Planned:
+    """The pytest plugin of a session that plans as a gate does, and then does something else with the ready guest."""
 
     __name__ = MUTANTS  # by which pluggy registers it
 
-    image: str
-    mutants: Sequence[Mutant]
-    jobs: int
-    took: Callable[[Tried], object]
+    work: Callable[[Ready], object]
     judging: Judging | None = None
     failure: SeatrialError | None = None
     broken: list[str] = field(default_factory=list)
@@ -68,16 +78,16 @@ class _Mutants:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        """Boot once, and try every mutant on a copy."""
+        """Boot once and hand the guest over."""
         try:
             if self.broken:
                 raise ConfigError("the suites could not be collected:\n  " + "\n  ".join(self.broken))
-            self._try_all(session.items)
+            self._boot(session.items)
         except SeatrialError as exc:
             self.failure = exc
         return True
 
-    def _try_all(self, items: Sequence[pytest.Item]) -> None:
+    def _boot(self, items: Sequence[pytest.Item]) -> None:
         assert self.judging is not None
         assert self.judging.plan is not None
         probes = [Probe(item.nodeid, check) for item in items if (check := callable_check(item, {"guest"})) is not None]
@@ -85,35 +95,67 @@ class _Mutants:
         with (
             self.judging.shown() as progress,
             tempfile.TemporaryDirectory(prefix="seatrial-mutants-") as place,
-            booted(candidate, Path(place), run="mutants", progress=progress, is_cloneable=True) as ready,
+            booted(candidate, Path(place), run="mutants", progress=progress, is_cloneable=True) as session,
         ):
-            bench = Bench(
-                image=self.image,
-                ready=ready,
-                plan=self.judging.plan,
-                probes=probes,
-                flavour=candidate.flavour,
-                with_words=functools.partial(self._with_words, ready, Path(place)),
+            self.work(
+                Ready(
+                    candidate=candidate,
+                    plan=self.judging.plan,
+                    probes=probes,
+                    session=session,
+                    place=Path(place),
+                    progress=progress,
+                )
             )
-            progress.phase(f"judging {len(probes)} controls once, and freezing the guest")
-            bench.warmed_up()
-            progress.phase(f"trying {len(self.mutants)} mutants, {self.jobs} at a time")
-            for number, tried in enumerate(bench.tried_all(self.mutants, jobs=self.jobs), start=1):
-                self.took(tried)
-                _show(tried, progress, f"{number}/{len(self.mutants)}")
 
-    @contextlib.contextmanager
-    def _with_words(self, ready: Session, place: Path, words: str) -> Iterator[Session]:
-        assert self.judging is not None
-        assert ready.way is not None
-        launch = ready.boot.launch
-        if words:
-            provision = launch.provision
-            provision = replace(provision, smbios=(*provision.smbios, f"{_EXTRA}={words}"))
-            launch = replace(launch, provision=provision)
-        folder = Path(tempfile.mkdtemp(dir=place))
-        with booted_again(self.judging.candidate, launch, ready.way.key, folder) as session:
-            yield session
+
+def on_ready_guest(work: Callable[[Ready], object], options: Sequence[str], suites: Sequence[str]) -> int | None:
+    """Boot what ``options`` say, planned as a gate by ``suites`` is, and call ``work`` with it.
+
+    :return: pytest's exit status when it came to nothing (it has said why), None otherwise.
+    :raises SeatrialError: the suites are faulty, the image did not come up, or ``work`` raised it.
+    """
+    plugin = _Planned(work=work)
+    folders = [str(folder) for folder in suite_folders(suites)]
+    arguments = ["-c", os.devnull, "--rootdir", str(data_dir("suites")), "--strict-markers", "--import-mode=importlib"]
+    arguments += ["-s", "-p", "no:cacheprovider", "-p", "no:terminal"]
+    status = pytest.main([*arguments, *options, *folders], plugins=[plugin])
+    if plugin.failure is not None:
+        raise plugin.failure
+    return int(status) if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED) else None
+
+
+def _try_all(
+    ready: Ready, image: str, mutants: Sequence[Mutant], *, jobs: int, took: Callable[[Tried], object]
+) -> None:
+    bench = Bench(
+        image=image,
+        ready=ready.session,
+        plan=ready.plan,
+        probes=ready.probes,
+        flavour=ready.candidate.flavour,
+        with_words=functools.partial(_with_words, ready),
+    )
+    progress = ready.progress
+    progress.phase(f"judging {len(ready.probes)} controls once, and freezing the guest")
+    bench.warmed_up()
+    progress.phase(f"trying {len(mutants)} mutants, {jobs} at a time")
+    for number, tried in enumerate(bench.tried_all(mutants, jobs=jobs), start=1):
+        took(tried)
+        _show(tried, progress, f"{number}/{len(mutants)}")
+
+
+@contextlib.contextmanager
+def _with_words(ready: Ready, words: str) -> Iterator[Session]:
+    assert ready.session.way is not None
+    launch = ready.session.boot.launch
+    if words:
+        provision = launch.provision
+        provision = replace(provision, smbios=(*provision.smbios, f"{_EXTRA}={words}"))
+        launch = replace(launch, provision=provision)
+    folder = Path(tempfile.mkdtemp(dir=ready.place))
+    with booted_again(ready.candidate, launch, ready.session.way.key, folder) as session:
+        yield session
 
 
 def _show(tried: Tried, progress: Progress, number: str) -> None:
@@ -171,7 +213,8 @@ def run_mutants(  # noqa: PLR0913  # one parameter an option of the command
     benign = frozenset(mutant.id for mutant in mutants if mutant.is_benign)
     stood = True
     for subject in subjects:
-        status = _on(subject, mutants, suites=suites, options=options, jobs=jobs, took=took)
+        work = functools.partial(_try_all, image=subject.name, mutants=mutants, jobs=jobs, took=took)
+        status = on_ready_guest(work, [*subject.options, *options], suites)
         if status is not None:
             return status
         text, is_proven = outcome_of([one for one in results if one.image == subject.name], benign)
@@ -187,22 +230,3 @@ def _prepare(output: Path) -> None:
         raise ConfigError(
             f"the results cannot be written to {str(output)!r}: {exc.strerror}", hint="--json FILE names another place"
         ) from exc
-
-
-def _on(
-    subject: Subject,
-    mutants: Sequence[Mutant],
-    *,
-    suites: Sequence[str],
-    options: Sequence[str],
-    jobs: int,
-    took: Callable[[Tried], object],
-) -> int | None:
-    plugin = _Mutants(image=subject.name, mutants=mutants, jobs=jobs, took=took)
-    folders = [str(folder) for folder in suite_folders(suites)]
-    arguments = ["-c", os.devnull, "--rootdir", str(data_dir("suites")), "--strict-markers", "--import-mode=importlib"]
-    arguments += ["-s", "-p", "no:cacheprovider", "-p", "no:terminal"]
-    status = pytest.main([*arguments, *subject.options, *options, *folders], plugins=[plugin])
-    if plugin.failure is not None:
-        raise plugin.failure
-    return int(status) if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED) else None
