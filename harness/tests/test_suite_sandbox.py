@@ -19,7 +19,7 @@ from seatrial.suites import read_flavour
 from suite_bench import Guest, all_of, bench, recorded
 
 SUITE = bench("sandbox")
-CALLS, HOST = SUITE.modules["test_calls"], SUITE.modules["test_host"]
+CALLS, HOST = (SUITE.modules[f"test_{name}"] for name in ("calls", "host"))
 LSM = "cat /sys/kernel/security/lsm"
 RUNC = "runc runc version 1.2.8+ds1\nthe end\n"
 
@@ -73,6 +73,10 @@ DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
     "namespaces for all": (
         edit(CALLS.TRIES, "namespace\t1\tunshare: unshare failed: Operation not permitted", "namespace\t0\t"),
         {"sb-userns-policy"},
+    ),
+    "profiles can be picked": (
+        edit(SYSCTLS, "restrict_unprivileged_unconfined:1", "restrict_unprivileged_unconfined:0"),
+        {"sb-apparmor-unconfined"},
     ),
     "an action is missing": (edit(CALLS.ACTIONS, "user_notif ", ""), {"sb-seccomp-works"}),
     "a filter cannot be installed": (answer(FILTERED, "answers 595 0 -22 595\n"), {"sb-seccomp-works"}),

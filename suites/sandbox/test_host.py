@@ -18,8 +18,11 @@ from seatrial.evidence.runtimes import (
     parse_runtime_versions,
     parse_sockets,
 )
+from seatrial.evidence.settings import rule_holds, rule_text
 from seatrial.evidence.syscalls import MACHINE, parse_answers
+from seatrial.evidence.sysctl import SYSCTLS, known_path, parse_sysctls
 from seatrial.guest.facts import Facts
+from seatrial.policy.controls import Control
 from seatrial.policy.flavours import Flavour
 
 if TYPE_CHECKING:
@@ -46,6 +49,20 @@ LIMITS = (
 # An emulated processor offers nothing to switch speculative stores off with.
 EMULATION_LACKS = ("spec_store_bypass",)
 RUNTIME_PORTS = (2375, 2376)
+
+
+@pytest.mark.probe("sysctl")
+def test_parameter_has_the_value(row: Control, facts: Facts, check: Check) -> None:
+    """The key obeys the rule of the row; a kernel that lacks it passes where the row says ``absent = "ok"``."""
+    assert row.probe is not None
+    key = row.probe["sysctl"]
+    rule = {name: wanted for name, wanted in row.probe.items() if name not in {"sysctl", "absent"}}
+    value = parse_sysctls(facts.text(SYSCTLS)).get(known_path(key))
+    if value is None:
+        accepted = row.probe.get("absent") == "ok"
+        check.holds(accepted, expected=f"{key} to be there", seen=f"{key} is absent: the kernel has no such feature")
+    else:
+        check.holds(rule_holds(rule, value), expected=f"{key} = {rule_text(rule)}", seen=f"{key} = {value}")
 
 
 @pytest.mark.control("sb-cgroup2")
