@@ -139,7 +139,9 @@ class Bench:
                 for some, futures in waiting:
                     results = [future.result() for future in futures]
                     again = self._suspects(some, results)
-                    yield from pool.map(self._once_more, some, results, [mutant.id in again for mutant in some])
+                    for mutant, tried in zip(some, results, strict=True):
+                        # Not in the pool: there it would wait for all mutants that are still to come.
+                        yield self.tried(mutant, are_slow_ones_asked=True) if mutant.id in again else tried
             finally:
                 for _some, futures in waiting:
                     for future in futures:
@@ -164,9 +166,6 @@ class Bench:
             after = self.judged(copy, are_slow_ones_asked=True)
         changed = {name for name in self.slow if name in after and after[name].outcome is not before[name].outcome}
         return frozenset(mutant.id for mutant in made) if changed - named else frozenset()
-
-    def _once_more(self, mutant: Mutant, tried: Tried, is_suspect: bool) -> Tried:
-        return self.tried(mutant, are_slow_ones_asked=True) if is_suspect else tried
 
     def tried(self, mutant: Mutant, *, are_slow_ones_asked: bool = False) -> Tried:
         """Seed ``mutant`` in a guest of its own and judge."""
