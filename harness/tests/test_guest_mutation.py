@@ -91,6 +91,18 @@ def test_four_mutants_side_by_side_come_to_four_results(bench: Bench) -> None:
     assert all(one.seconds > 0 for one in results)
 
 
+def test_a_slow_control_that_changed_for_some_together_is_found_for_the_one_that_did_it(bench: Bench) -> None:
+    mutants = [seeded("touch /tmp/one", "one"), seeded("touch /tmp/one /tmp/two", "one"), seeded("ls /nowhere", "one")]
+    bench.slow = frozenset({"two"})
+    try:
+        results = list(bench.tried_all(mutants, jobs=1))
+        alone = bench.tried(mutants[1])
+    finally:
+        bench.slow = frozenset()
+    assert [one.result for one in results] == [Result.KILLED, Result.FALSE_ALARM, Result.NOT_APPLICABLE]
+    assert alone.result is Result.KILLED  # by itself it asks no slow question
+
+
 def test_a_change_has_its_files_its_account_and_its_root(bench: Bench) -> None:
     change = 'grep -q ^ssh-ed25519 mutant.pub && id "$U" >/dev/null && test -f "$R/etc/passwd" && touch "$R/tmp/one"'
     done = bench.tried(seeded(change, "one"))
