@@ -429,6 +429,11 @@ def test_the_console_is_kept_and_shown(tmp_path: Path) -> None:
         machine.say("ic - not syncing: x\r\nprompt# ")
         assert machine.console.tail(5) == ["first line", "Kernel panic - not syncing: x", "prompt# "]
         assert machine.console.last_line == "prompt#"
+        for unfinished in ("\x1b", "[", "0;"):
+            machine.say(unfinished)
+            assert machine.console.last_line == "prompt#"
+        machine.say("32m")
+        assert machine.console.last_line == "prompt#"
         assert machine.console.scanner.fatal is not None
         machine.console.type(b"typed")
         assert machine.guest.recv(10) == b"typed"

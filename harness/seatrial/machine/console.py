@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import select
 import socket
 import threading
@@ -22,6 +23,7 @@ MOST_HEAD = 48 * 1024 * 1024
 MOST_TAIL = 1024 * 1024
 _RECENT = 64 * 1024
 _QUIET_S = 0.2
+_UNFINISHED = re.compile(rb"\x1b(?:\[[0-?]{0,64})?\Z")  # an escape sequence whose end has not come yet
 Listener = Callable[[bytes], None]
 
 
@@ -83,8 +85,8 @@ class Console:
     @property
     def last_line(self) -> str:
         """Return the newest line that is not blank, at most 4096 characters; an unfinished one (a prompt) counts."""
-        lines = plain(bytes(self._recent[-4096:])).rstrip().rpartition("\n")
-        return lines[2].strip()
+        newest = _UNFINISHED.sub(b"", bytes(self._recent[-4096:]))
+        return plain(newest).rstrip().rpartition("\n")[2].strip()
 
     def tail(self, count: int = 20) -> list[str]:
         """Return the last ``count`` lines that are not blank."""
