@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import Final
 
 from seatrial.again import called
@@ -86,6 +87,7 @@ class Inapplicable(Exception):
 
 
 Verdicts = Mapping[str, Verdict]
+NO_FOLLOWERS: Final[Mapping[str, Sequence[str]]] = MappingProxyType({})
 # Boots the image once more with further words on its kernel's command line.
 WithWords = Callable[[str], contextlib.AbstractContextManager[Session]]
 
@@ -165,7 +167,8 @@ class Bench:
                     _change(copy.shell, mutant.change)
             after = self.judged(copy, are_slow_ones_asked=True)
         changed = {name for name in self.slow if name in after and after[name].outcome is not before[name].outcome}
-        return frozenset(mutant.id for mutant in made) if changed - named else frozenset()
+        alarming = {n for n in changed - named if not any(_fits(name, self.follows.get(n, ())) for name in named)}
+        return frozenset(mutant.id for mutant in made) if alarming else frozenset()
 
     def tried(self, mutant: Mutant, *, are_slow_ones_asked: bool = False) -> Tried:
         """Seed ``mutant`` in a guest of its own and judge."""
@@ -173,7 +176,7 @@ class Bench:
         try:
             self._refused(mutant)
             before, after = self._before_and_after(mutant, are_slow_ones_asked=are_slow_ones_asked)
-            done = compared(mutant, before, after, image=self.image)
+            done = compared(mutant, before, after, image=self.image, follows=self.follows)
         except Inapplicable as exc:
             done = Tried(id=mutant.id, image=self.image, result=Result.NOT_APPLICABLE, error=str(exc))
         except SeatrialError as exc:
@@ -199,6 +202,11 @@ class Bench:
             ended = called(probe.check, session, self.flavour)
             found[self.plan.control_of[probe.node]] = self.plan.verdict(probe.node, ended)
         return found
+
+    @property
+    def follows(self) -> Mapping[str, Sequence[str]]:
+        """Return by control what it goes red with by its nature."""
+        return {c.id: c.follows for suite in self.plan.suites for c in suite.controls if c.follows}
 
     @property
     def apart(self) -> frozenset[str]:
@@ -306,14 +314,25 @@ def _words(change: str) -> tuple[list[str], list[str]]:
     return (rest if verb == "add" else [verb, *rest]), []
 
 
-def compared(mutant: Mutant, before: Verdicts, after: Verdicts, *, image: str) -> Tried:
-    """Return what ``mutant`` came to: a control is red when it stands against a release and did not before."""
+def compared(
+    mutant: Mutant,
+    before: Verdicts,
+    after: Verdicts,
+    *,
+    image: str,
+    follows: Mapping[str, Sequence[str]] = NO_FOLLOWERS,
+) -> Tried:
+    """Return what ``mutant`` came to: a control is red when it stands against a release and did not before.
+
+    :param follows: by control, globs for others that it goes red with; see :class:`seatrial.policy.controls.Control`.
+    """
     red = tuple(name for name, verdict in after.items() if verdict.rejects and not before[name].rejects)
     killed_by = tuple(name for name in red if name in mutant.caught_by)
     # A control that passes no more, for whatever reason, has changed as well.
     changed = [n for n in after if after[n].outcome is not before[n].outcome and n not in mutant.caught_by]
     if mutant.is_benign:
-        changed = [n for n in changed if any(fnmatchcase(n, glob) for glob in mutant.stays_green)]
+        changed = [n for n in changed if _fits(n, mutant.stays_green)]
+    changed = [n for n in changed if not any(_fits(name, follows.get(n, ())) for name in mutant.caught_by)]
     unexpected = tuple(f"{name}: {after[name].outcome}: {after[name].because[:_SHOWN]}" for name in changed)
     error = ""
     if killed_by or mutant.is_benign:
@@ -325,6 +344,10 @@ def compared(mutant: Mutant, before: Verdicts, after: Verdicts, *, image: str) -
     if unexpected:
         result = Result.FALSE_ALARM
     return Tried(id=mutant.id, image=image, result=result, killed_by=killed_by, unexpected=unexpected, error=error)
+
+
+def _fits(name: str, globs: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, glob) for glob in globs)
 
 
 def outcome_of(tried: Sequence[Tried], benign: frozenset[str]) -> tuple[str, bool]:

@@ -53,6 +53,16 @@ def test_another_control_that_changes_is_a_false_alarm_beside_a_kill_too(became:
     assert done.unexpected == (f"three: {became}: three is {became}",)
 
 
+def test_a_control_that_follows_those_of_the_mutant_is_no_false_alarm() -> None:
+    red = after(one=Outcome.FAIL, three=Outcome.FAIL)
+    follows = {"three": ("on*",)}
+    assert compared(SEEDED, ALL_PASS, red, image="i", follows=follows).result is Result.KILLED
+    assert compared(SEEDED, ALL_PASS, red, image="i", follows={"three": ("x*",)}).result is Result.FALSE_ALARM
+    # It proves nothing for those that it follows.
+    only_follower = after(three=Outcome.FAIL)
+    assert compared(SEEDED, ALL_PASS, only_follower, image="i", follows=follows).result is Result.SURVIVED
+
+
 def test_an_expected_control_that_merely_becomes_not_applicable_kills_nothing() -> None:
     done = compared(SEEDED, ALL_PASS, after(one=Outcome.NOT_APPLICABLE), image="i")
     assert (done.result, done.unexpected) == (Result.SURVIVED, ())

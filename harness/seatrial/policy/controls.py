@@ -27,6 +27,7 @@ class Control(BaseModel):
     ``probe`` holds the data of a declarative control (``{sysctl = "kernel.kptr_restrict", in = [1, 2]}``); its first
     key names the kind of probe, and the suite's parametrised check for that kind judges the row. ``falsified_by`` names
     the kinds of differences, and what differences touch, after which the answer would say nothing of the image.
+    ``follows`` holds globs for controls whose defects turn this one red as well, by its nature.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -39,6 +40,7 @@ class Control(BaseModel):
     refs: tuple[Text, ...]
     applies_to: Annotated[frozenset[HostKind], Field(alias="applies-to", min_length=1)]
     falsified_by: Annotated[tuple[Kind | Touched, ...], Field(alias="falsified-by")] = ()
+    follows: tuple[Text, ...] = ()
     probe: Mapping[str, Any] | None = None
 
     @property
