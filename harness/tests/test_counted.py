@@ -54,10 +54,18 @@ def test_disk_and_seed_are_read_from_memory_at_once() -> None:
     assert [(f["aio"], f["cache"]["direct"]) for f in files] == [("native", True), ("native", True)]
 
 
+def test_what_cannot_be_done_at_once_is_done_by_the_worker_that_is_there_at_the_start() -> None:
+    words = " ".join(arguments(Counted()))
+    assert "-object main-loop,id=main-loop,thread-pool-min=1,thread-pool-max=1" in words
+    assert "write-cache=off" in words
+
+
 def test_plain_boot_is_as_it_was() -> None:
     words = " ".join(arguments(None))
     assert "-icount" not in words
     assert "ioeventfd" not in words
+    assert "thread-pool" not in words
+    assert "write-cache" not in words
     assert "urandom" in words
 
 
