@@ -1,20 +1,24 @@
 """``tox -e bench-boot``: how far two boots of one image differ on each clock, and whether a slow unit is found.
 
-Every boot is appended to ``reports/out/bench-boot.jsonl`` when it is over, so a run that was ended goes on where it was
-(``--fresh`` starts anew); ``--report`` only prints what there is. Boots of different kinds take turns, so that every
-figure has seen the same host.
+Every boot is appended to ``reports/out/bench-boot.jsonl`` when it is over, with what it was booted with, so a run that
+was ended goes on where it was (``--fresh`` starts anew) and a boot of another image, QEMU or machine is never counted;
+``--report`` only prints what there is. A boot of a slow image is compared with the unchanged boot of its own seed, as
+``seatrial boot-time --baseline`` does it.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rows import Row, save
@@ -22,24 +26,38 @@ from seatrial.boot_time import Plan, Yardstick, measure
 from seatrial.clock import Deadline
 from seatrial.images import built
 from seatrial.layout import cache_dir, out_dir
+from seatrial.machine.arguments import Attached, qemu_arguments
+from seatrial.machine.counted import Counted
 from seatrial.options import resolve
-from seatrial.policy.boot_time import judge_growth, spread
+from seatrial.policy.boot_time import NOISE_OF_PAIRS, Standing, judge_growth_in_pairs, spread
 from seatrial.policy.flavours import Budgets
 from seatrial.progress import Silent
+from seatrial.report.atomic import write_atomic
 from seatrial.report.boot_record import Sample, sample_from_json
 from seatrial.report.record import plain
 from seatrial.session import Candidate, examine
 
 RESULTS = out_dir() / "bench-boot.jsonl"
 PHASES = ("kernel_s", "initrd_s", "userspace_s")
-KINDS = ("counted", "same", "sleep", "cpu", "wall")
+# same: one seed again and again; seeds: a seed for each boot, and those of the slow images ``cpu`` and ``sleep`` too.
+KINDS = ("same", "seeds", "cpu", "sleep", "plain")
 # The unit that the slow images slow down: on the critical chain, a few hundredths of a second by itself.
 VICTIM = "systemd-user-sessions.service"
-# Two percent of 25.9 s, the total of the unchanged image; a shell counts 100,000 rounds in 4.3 s of that clock.
-SLEEP_S = 0.52
-ROUNDS = 12_100
-# What an unchanged image may seem to have grown by, and a slow one must have grown by at least.
+# The unchanged image takes 25.9 s of the counted clock; there a shell counts to 100,000 in 4.3 s.
+PLANTED = 0.02
+SLEEP_S = round(PLANTED * 25.9, 2)
+ROUNDS = round(SLEEP_S / 4.3 * 100_000, -2)
+AMOUNTS: Mapping[str, float] = {"sleep": SLEEP_S, "cpu": ROUNDS}
+# What an unchanged image may grow by.
 LIMIT_PERCENT = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """One boot, and the seconds of processor time that QEMU and all else took for it."""
+
+    sample: Sample
+    cpu_s: float
 
 
 def main() -> int:
@@ -52,26 +70,38 @@ def main() -> int:
     options = parser.parse_args()
     if options.fresh:
         RESULTS.unlink(missing_ok=True)
+    image = built("immutable", say=lambda text: print(text, file=sys.stderr), deadline=Deadline(3600))
     if not options.report:
-        image = built("immutable", say=lambda text: print(text, file=sys.stderr), deadline=Deadline(3600))
         boot_all(image, options.n, options.kinds)
-    return save(rows(results(), options.n), out_dir() / "bench-boot.json")
+    return save(rows(results(image), options.n), out_dir() / "bench-boot.json")
 
 
 def boot_all(image: Path, number: int, kinds: Sequence[str]) -> None:
-    """Boot each of ``kinds`` ``number`` times, as far as that has not been done."""
-    plain = candidate_of(image)
+    """Boot each of ``kinds`` ``number`` times, as far as that has not been done; counted boots first, in turns."""
     for turn in range(number):
-        due = [kind for kind in KINDS if kind in kinds and done(kind) <= turn]
-        if "counted" in due:
-            keep("counted", counted_boot(plain, seed=turn + 1))
-        if "same" in due and turn < number // 2:
-            keep("same", counted_boot(plain, seed=1))
-        for kind, amount in (("sleep", SLEEP_S), ("cpu", ROUNDS)):
-            if kind in due:
-                keep(kind, counted_boot(candidate_of(slowed(image, kind, amount)), seed=turn + 1))
-        if "wall" in due:
-            keep("wall", wall_boot(plain))
+        for kind in ("same", "seeds", "cpu", "sleep"):
+            # The first boot of kind 'same' has seed 1 too, so it is the first of the seeds.
+            if kind in kinds and len(results(image).get(kind, ())) <= turn - (kind == "seeds"):
+                boot(image, kind, seed=1 if kind == "same" else turn + 1)
+    while "plain" in kinds and len(results(image).get("plain", ())) < number:
+        boot(image, "plain", seed=0)
+
+
+def boot(image: Path, kind: str, *, seed: int) -> None:
+    """Boot an image of ``kind`` once and keep it; ``plain`` is on the wall clock, with the machine's two CPUs."""
+    disk = slowed(image, kind, AMOUNTS[kind]) if kind in AMOUNTS else image
+    clock = Plan(boots=1, cap=1, clock="counted", first_seed=seed, drawing=False)
+    plan = clock if kind != "plain" else Plan(boots=1, cap=1, clock="wall", warm_up=False, drawing=False)
+    before = _cpu_s()
+    with tempfile.TemporaryDirectory(prefix="bench-boot-") as place:
+        yardstick = Yardstick(budgets=Budgets())
+        done = measure(candidate_of(disk), plan, Path(place), yardstick=yardstick, progress=Silent())
+    keep(kind, Kept(sample=done.record.samples[0], cpu_s=round(_cpu_s() - before, 1)), booted_with(image, kind))
+
+
+def _cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def candidate_of(image: Path) -> Candidate:
@@ -80,20 +110,24 @@ def candidate_of(image: Path) -> Candidate:
     return examine(resolve(given.get, lambda _key: None, {}))
 
 
-def counted_boot(candidate: Candidate, *, seed: int) -> Sample:
-    """Return one boot on the counted clock."""
-    return _boot(candidate, Plan(boots=1, cap=1, clock="counted", first_seed=seed, drawing=False))
-
-
-def wall_boot(candidate: Candidate) -> Sample:
-    """Return one boot on the wall clock, with two CPUs as the machine has them."""
-    return _boot(candidate, Plan(boots=1, cap=1, clock="wall", warm_up=False, drawing=False))
-
-
-def _boot(candidate: Candidate, plan: Plan) -> Sample:
-    with tempfile.TemporaryDirectory(prefix="bench-boot-") as place:
-        done_ = measure(candidate, plan, Path(place), yardstick=Yardstick(budgets=Budgets()), progress=Silent())
-    return done_.record.samples[0]
+def booted_with(image: Path, kind: str) -> Mapping[str, object]:
+    """Return all that decides over a boot but its seed: the demo's version, what slows it, QEMU and its arguments."""
+    candidate = candidate_of(image)
+    wires = Attached(qmp_fd=3, console_fd=4, overlay_fd=5, base_fd=6, code_fd=7, variables_fd=8)
+    words = qemu_arguments(
+        candidate.machine,
+        candidate.image,
+        accelerator="tcg",
+        firmware=candidate.firmware,
+        attached=wires if kind == "plain" else replace(wires, counted=Counted(seed=0)),
+        smbios=(),
+    )
+    return {
+        "image": image.stem,
+        "slowed": AMOUNTS.get(kind, 0),
+        "qemu": candidate.features.version_text,
+        "arguments": hashlib.sha256("\0".join(words).encode()).hexdigest()[:16],
+    }
 
 
 def unit_s(sample: Sample) -> float:
@@ -137,84 +171,123 @@ def root_partition(image: Path) -> tuple[int, int]:
     raise SystemExit(f"{image} has no partition labelled root")
 
 
-def results() -> dict[str, list[Sample]]:
-    """Return the boots that were kept, by kind."""
-    found: dict[str, list[Sample]] = {}
-    for line in RESULTS.read_text(encoding="utf-8").splitlines() if RESULTS.is_file() else []:
+def results(image: Path) -> dict[str, list[Kept]]:
+    """Return the boots that were kept, by kind, as far as they were made with what there is now."""
+    found: dict[str, list[Kept]] = {}
+    now = {kind: booted_with(image, kind) for kind in KINDS}
+    for line in _kept_lines().splitlines():
         entry = json.loads(line)
-        found.setdefault(entry["kind"], []).append(sample_from_json(entry["sample"]))
+        if entry["with"] == now.get(entry["kind"]):
+            kept = Kept(sample=sample_from_json(entry["sample"]), cpu_s=entry["cpu_s"])
+            found.setdefault(entry["kind"], []).append(kept)
     return found
 
 
-def done(kind: str) -> int:
-    """Return how many boots of ``kind`` were kept."""
-    return len(results().get(kind, ()))
+def _kept_lines() -> str:
+    return RESULTS.read_text(encoding="utf-8") if RESULTS.is_file() else ""
 
 
-def keep(kind: str, sample: Sample) -> None:
+def keep(kind: str, boot_: Kept, conditions: Mapping[str, object]) -> None:
     """Append one boot."""
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    with RESULTS.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"kind": kind, "sample": plain(sample)}) + "\n")
+    entry = {"kind": kind, "with": conditions, "cpu_s": boot_.cpu_s, "sample": plain(boot_.sample)}
+    # Whole or not at all: a run that is killed here leaves no half of a line.
+    write_atomic(RESULTS, _kept_lines() + json.dumps(entry) + "\n")
+    sample = boot_.sample
     phases = ", ".join(f"{name} {seconds:.6f}" for name, seconds in sample.phases.items())
-    print(
-        f"{kind} {done(kind)}: {phases} (took {sample.wall_s:.0f} s, load {sample.load})", file=sys.stderr, flush=True
-    )
+    told = f"(seed {sample.seed}, took {sample.wall_s:.0f} s, {boot_.cpu_s:.0f} s of CPU, load {sample.load})"
+    print(f"{kind}: {phases} {told}", file=sys.stderr, flush=True)
 
 
-def values(samples: Sequence[Sample], phase: str) -> list[float]:
-    """Return ``phase`` of every sample."""
-    return [sample.phases[phase] for sample in samples]
-
-
-def rows(found: dict[str, list[Sample]], number: int) -> list[Row]:
+def rows(found: Mapping[str, Sequence[Kept]], number: int) -> list[Row]:
     """Return every figure that the boots there are allow, with its goal."""
-    same = [*found.get("counted", [])[:1], *found.get("same", [])]
-    result = [
-        Row.at_least(f"boots of the kind {kind!r}", len(found.get(kind, ())), number if kind != "same" else number // 2)
-        for kind in KINDS
+    counts = {kind: len(found.get(kind, ())) for kind in KINDS}
+    result = [Row.at_least(f"boots of kind '{k}'", counts[k], number - (k == "seeds")) for k in KINDS]
+    same = found.get("same", ())
+    seeds = [*same[:1], *found.get("seeds", ())]
+    if len(same) > 1:
+        result += _spreads(f"one seed, {len(same)} boots", same, counts_for_goal=True)
+    if len(seeds) > 1:
+        result += _spreads(f"{len(seeds)} seeds", seeds, counts_for_goal=False)
+    if counts["plain"] > 1:
+        result += _spreads(f"wall clock, {counts['plain']} boots", found["plain"], counts_for_goal=False)
+    if len(same) > 1:
+        result.append(_false_alarms(same))
+    for kind in AMOUNTS:
+        pairs = _pairs(seeds, found.get(kind, ()))
+        if pairs:
+            result += _detected(kind, pairs)
+    if same and counts["plain"]:
+        result += _cost([*seeds, *same[1:]], found["plain"])
+    return result
+
+
+def _spreads(what: str, boots: Sequence[Kept], *, counts_for_goal: bool) -> list[Row]:
+    """Return (max - min) / median of the total and of each phase."""
+    result = []
+    for name in ("total_s", *PHASES):
+        value = spread([kept.sample.phases[name] for kept in boots])
+        label = f"spread of {name.removesuffix('_s')}, {what}"
+        limit = 0.005 if name == "total_s" else 0.01
+        result.append(Row.at_most(label, value, limit) if counts_for_goal else _told(label, value))
+    return result
+
+
+def _told(name: str, value: float, goal: str = "to compare with") -> Row:
+    return Row(name=name, value=round(value, 4), goal=goal, holds=True)
+
+
+def _pairs(before: Sequence[Kept], now: Sequence[Kept]) -> list[tuple[Kept, Kept]]:
+    """Return each boot of ``now`` behind the one of ``before`` that had its seed."""
+    by_seed = {kept.sample.seed: kept for kept in before}
+    return [(by_seed[kept.sample.seed], kept) for kept in now if kept.sample.seed in by_seed]
+
+
+def _growth(before: Kept, now: Kept) -> float:
+    return 100 * (_total(now) / _total(before) - 1)
+
+
+def _total(kept: Kept) -> float:
+    return kept.sample.phases["total_s"]
+
+
+def _is_alarm(before: Kept, now: Kept) -> bool:
+    """Return whether ``seatrial boot-time --baseline`` would fail this one boot with a limit of ``LIMIT_PERCENT``."""
+    pair = (_total(before), _total(now))
+    judged = judge_growth_in_pairs("total", [pair], LIMIT_PERCENT, noise=NOISE_OF_PAIRS)
+    return judged is not None and judged.standing is Standing.FAIL
+
+
+def _false_alarms(same: Sequence[Kept]) -> Row:
+    """Compare every unchanged boot with every other one of its seed: each is the baseline once, each the candidate."""
+    alarmed = {number for number, now in enumerate(same) if any(_is_alarm(before, now) for before in same)}
+    return Row.at_most(f"false alarms in {len(same)} unchanged boots", len(alarmed), 0)
+
+
+def _detected(kind: str, pairs: Sequence[tuple[Kept, Kept]]) -> list[Row]:
+    found = sum(_is_alarm(before, now) for before, now in pairs)
+    grown = [_growth(before, now) for before, now in pairs]
+    longer = statistics.median(unit_s(now.sample) - unit_s(before.sample) for before, now in pairs)
+    planted = longer / statistics.median(_total(before) for before, _now in pairs)
+    return [
+        Row.at_least(f"slow unit ({kind}) found in {len(pairs)} boots", found, len(pairs)),
+        _told(f"slow unit ({kind}): share planted in the unit", planted, f"about {PLANTED}"),
+        _told(f"slow unit ({kind}): least growth of the total", min(grown) / 100, f"about {PLANTED}"),
+        _told(f"slow unit ({kind}): most growth of the total", max(grown) / 100, f"about {PLANTED}"),
     ]
-    for name, samples in (("same seed", same), ("other seeds", found.get("counted", []))):
-        if len(samples) > 1:
-            result.append(
-                Row.at_most(f"spread of the total, counted, {name}", spread(values(samples, "total_s")), 0.005)
-            )
-            result += [
-                Row.at_most(f"spread of the {p.removesuffix('_s')}, counted, {name}", spread(values(samples, p)), 0.01)
-                for p in PHASES
-            ]
-    if len(found.get("wall", ())) > 1:
-        wall = spread(values(found["wall"], "total_s"))
-        result.append(
-            Row(name="spread of the total, wall clock", value=round(wall, 4), goal="for comparison", holds=True)
-        )
-    if len(found.get("counted", ())) > 1:
-        result += found_and_alarms(found)
-    if found.get("wall") and same:
-        cost = statistics.median(s.wall_s for s in same) / statistics.median(s.wall_s for s in found["wall"])
-        result.append(Row.at_most("time of a counted boot against a plain one under TCG", cost, 2.5))
-    return result
 
 
-def found_and_alarms(found: dict[str, list[Sample]]) -> list[Row]:
-    """Judge each slow boot, and each unchanged one, by the unchanged others as the baseline."""
-    plain = values(found["counted"], "total_s")
-
-    def grew(total: float, others: Sequence[float]) -> bool:
-        judged = judge_growth("total", others, [total], LIMIT_PERCENT)
-        return judged is not None and judged.value > LIMIT_PERCENT
-
-    alarms = sum(grew(total, [*plain[:at], *plain[at + 1 :]]) for at, total in enumerate(plain))
-    result = [Row.at_most(f"false alarms in {len(plain)} unchanged boots", alarms, 0)]
-    for kind in ("cpu", "sleep"):
-        totals = values(found.get(kind, []), "total_s")
-        if totals:
-            seen = sum(grew(total, plain) for total in totals)
-            result.append(Row.at_least(f"slow units ({kind}, 2 %) found in {len(totals)} boots", seen, len(totals)))
-            longer = statistics.median(map(unit_s, found[kind])) - statistics.median(map(unit_s, found["counted"]))
-            planted = longer / statistics.median(plain)
-            result.append(Row(name=f"planted in the unit ({kind})", value=round(planted, 4), goal="0.02", holds=True))
-    return result
+def _cost(counted: Sequence[Kept], plain_: Sequence[Kept]) -> list[Row]:
+    """Compare processor time, which a busy host lengthens little, and time on the wall, which it does."""
+    cpu = statistics.median(k.cpu_s for k in counted) / statistics.median(k.cpu_s for k in plain_)
+    wall = statistics.median(k.sample.wall_s for k in counted) / statistics.median(k.sample.wall_s for k in plain_)
+    loads = [statistics.median(k.sample.load for k in boots) for boots in (counted, plain_)]
+    return [
+        Row.at_most("processor time of a counted boot against a plain one under TCG", cpu, 2.5),
+        _told("wall time of a counted boot against a plain one", wall),
+        _told("load of the host in median, counted boots", loads[0]),
+        _told("load of the host in median, plain boots", loads[1]),
+    ]
 
 
 if __name__ == "__main__":
