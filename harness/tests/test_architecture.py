@@ -47,6 +47,7 @@ FLOORS = (
         "boot_time",
         "boot_time_run",
         "writes",
+        "parameters",
     },
     {"plugin", "hooks", "copies", "mutation_run", "cli", "__main__"},
 )

@@ -15,8 +15,11 @@ from seatrial.evidence.accounts import (
     parse_groups,
     parse_login_defs,
     parse_login_shell,
+    parse_new_accounts,
     parse_passwd,
     parse_shadow,
+    parse_shell_timeout,
+    parse_shells,
     people,
     uid_min,
 )
@@ -30,6 +33,9 @@ PARSERS: tuple[Callable[[str], object], ...] = (
     parse_shadow,
     parse_login_defs,
     parse_login_shell,
+    parse_new_accounts,
+    parse_shell_timeout,
+    parse_shells,
 )
 
 
@@ -196,3 +202,23 @@ def test_any_sudoers_line_is_a_rule_a_default_or_refused(lines: list[str]) -> No
     with contextlib.suppress(ObservationError):
         sudoers = parse_sudoers({"/etc/sudoers": lines})
         assert all(rule for _, rule in sudoers.rules)
+
+
+def test_shells_are_listed_or_the_usual_ones() -> None:
+    assert parse_shells("# shells\n/bin/bash # good\n") == {"/bin/bash"}
+    assert parse_shells("") == {"/bin/sh", "/bin/csh"}
+
+
+def test_defaults_for_new_accounts_must_name_inactivity() -> None:
+    assert parse_new_accounts("GROUP=100\nINACTIVE=30\n")["INACTIVE"] == "30"
+    with pytest.raises(ObservationError, match="did not say INACTIVE"):
+        parse_new_accounts("GROUP=100\n")
+
+
+def test_time_out_of_a_shell_counts_only_when_the_shell_came_to_its_end() -> None:
+    said = "hello\nseatrial-timeout=900\nseatrial-exported=900\nseatrial-changed\nseatrial-tried\n"
+    timeout = parse_shell_timeout(said)
+    assert (timeout.seconds, timeout.is_exported, timeout.escapes) == (900, True, ("changed",))
+    assert parse_shell_timeout(said.replace("timeout=900", "timeout=none")).seconds is None
+    with pytest.raises(ObservationError, match="did not say its time-out"):
+        parse_shell_timeout(said.replace("seatrial-tried\n", ""))

@@ -8,7 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from seatrial.errors import ConfigError, ObservationError
-from seatrial.evidence.sysctl import known_path, parse_sysctl_d, parse_sysctls, path_of, sysctls_command
+from seatrial.evidence.sysctl import (
+    NETWORK_SYSCTLS,
+    SYSCTLS,
+    interfaces,
+    is_without_ipv6,
+    known_path,
+    matching_paths,
+    parse_sysctl_d,
+    parse_sysctls,
+    path_of,
+    question_for,
+    sysctls_command,
+)
 from suite_bench import recorded
 
 
@@ -48,8 +60,32 @@ def test_first_separator_says_which_one_separates(key: str, path: str) -> None:
 
 
 def test_key_outside_of_what_is_read_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"'net\.ipv4\.ip_forward' lies outside"):
-        known_path("net.ipv4.ip_forward")
+    with pytest.raises(ConfigError, match=r"'abi\.vsyscall32' lies outside"):
+        known_path("abi.vsyscall32")
+
+
+def test_the_network_has_a_question_of_its_own() -> None:
+    assert question_for(known_path("net.ipv4.ip_forward")) == NETWORK_SYSCTLS
+    assert question_for(known_path("net.core.bpf_jit_harden")) == SYSCTLS
+
+
+def test_a_star_is_every_interface_but_loopback() -> None:
+    running = {f"net/ipv4/conf/{name}/rp_filter": "1" for name in ("all", "default", "eth0.5", "lo")}
+    running |= {"net/ipv4/conf/eth0/other": "0", "net/ipv6/conf/eth1/rp_filter": "0"}
+    assert [path.split("/")[3] for path in matching_paths("net/ipv4/conf/*/rp_filter", running)] == [
+        "all",
+        "default",
+        "eth0.5",
+    ]
+    assert matching_paths("net/ipv4/conf/all/rp_filter", running) == ("net/ipv4/conf/all/rp_filter",)
+    assert matching_paths("net/ipv4/conf/*/absent", running) == ()
+    assert interfaces(running) == ("eth0", "eth0.5")
+    assert not is_without_ipv6(running)
+
+
+def test_interfaces_without_what_all_have_in_common_are_an_error() -> None:
+    with pytest.raises(ObservationError, match="without 'all' or 'default'"):
+        matching_paths("net/ipv4/conf/*/x", {"net/ipv4/conf/eth0/x": "1"})
 
 
 def test_later_file_wins_and_patterns_promise_nothing() -> None:

@@ -15,7 +15,22 @@ from typing import Any
 import pytest
 from seatrial.check import Check, NotApplicable
 from seatrial.errors import ObservationError
-from seatrial.evidence import accounts, listeners, mounts, sshd, sudoers, units
+from seatrial.evidence import (
+    accounts,
+    firewall,
+    greeting,
+    kernel,
+    links,
+    listeners,
+    modules,
+    mounts,
+    os_release,
+    pam,
+    sshd,
+    sudoers,
+    sysctl,
+    units,
+)
 from seatrial.guest.facts import Facts
 from seatrial.policy.controls import Control, parse_controls
 from seatrial.policy.flavours import Flavour, load_flavour
@@ -45,9 +60,31 @@ QUESTIONS = {
     accounts.ACCOUNT_FILES: "account-files",
     accounts.LOGIN_DEFS: "login-defs",
     accounts.LOGIN_SHELL: "login-shell",
+    accounts.NEW_ACCOUNTS: "new-accounts",
+    accounts.SHELLS: "shells",
+    accounts.SHELL_TIMEOUT: "shell-timeout",
+    firewall.RULESET: "ruleset",
+    kernel.SYMBOLS: "kallsyms",
+    links.LINKS: "links",
+    links.MULTICAST_NAMES: "multicast-names",
+    links.RADIOS: "radios",
+    links.RESOLVER: "resolver",
+    modules.LOADED: "modules",
+    mounts.SWAPS: "swaps",
+    pam.PAM_STACKS: "pam-stacks",
+    pam.SECURITY_FILES: "security",
+    MODULES["test_passwords"]._DICTIONARY: "dictionary",
+    MODULES["test_storage"]._BOOT_MOUNTS: "boot-mounts",
+    MODULES["test_storage"]._OWNERS_SEEN: "owners-seen",
+    MODULES["test_storage"]._GREETING_LINES: "greetings",
+    MODULES["test_storage"]._KERNEL_READS: "kernel-reads",
+    MODULES["test_storage"]._MOUNTING_RULES: "mounting-rules",
     mounts.MOUNTINFO: "mountinfo",
     sshd.CONFIG_LINES: "sshd-lines",
     sshd.HOST_KEYS: "host-keys",
+    greeting.KERNEL_RELEASE: "kernel-release",
+    os_release.OS_RELEASE: "os-release",
+    sysctl.NETWORK_SYSCTLS: "network-sysctls",
     sudoers.SUDOERS: "sudoers",
     listeners.LISTENERS: "listeners",
     units.UNIT_FILES: "unit-files",
@@ -107,6 +144,9 @@ SHAPES: tuple[tuple[str, Callable[[Texts, str], str]], ...] = (
     (r"for f in (.*?); do if \[ -e", _states),
     (r"grep -asH '' (.*) /dev/null; true", _lines),
     (r"(sed) -n 's/\^btime", lambda texts, _: texts["first-boot"]),
+    (r"(find) / -xdev \\\( -path /etc/passwd -o", lambda texts, _: texts["names"]),
+    (r"(find) / -xdev \\\( -path /etc/passwd -exec", lambda texts, _: texts["residue"]),
+    (r"if \[ -e (\S+) \]; then awk", lambda texts, _: texts["moduli"]),
 )
 
 
@@ -168,6 +208,19 @@ def sub(old: str, new: str) -> Edit:
 
 def setting(keyword: str, value: str) -> tuple[str, Edit]:
     return "sshd-settings", sub(rf"^{keyword} .*$", f"{keyword} {value}")
+
+
+def rule_in_front(condition: str) -> Edit:
+    """Let in what fits ``condition``, before any other rule at input."""
+    rule = (
+        '{"rule": {"family": "inet", "table": "filter", "chain": "input", "handle": 99, '
+        f'"expr": [{condition}, {{"accept": null}}]}}}}, '
+    )
+    return lambda text: text.replace('{"rule": ', rule + '{"rule": ', 1)
+
+
+def parameter(path: str, value: str) -> tuple[str, Edit]:
+    return "network-sysctls", sub(rf"^{path}:.*$", f"{path}:{value}")
 
 
 OPEN_FILE = "81b6 root root /etc/mutant.conf"
@@ -251,6 +304,55 @@ DEFECTS: list[tuple[str, str, Edit]] = [
     ("ssh-ciphers", *setting("ciphers", "aes256-ctr,3des-cbc")),
     ("ssh-macs", *setting("macs", "hmac-sha2-256-etm@openssh.com,hmac-md5")),
     ("ssh-kex", *setting("kexalgorithms", "curve25519-sha256,diffie-hellman-group1-sha1")),
+    ("acct-invalid-shell-locked", "account-files", sub(r"^/etc/shadow:games:\*:", "/etc/shadow:games:$y$j9T$a$b:")),
+    ("acct-nologin-not-a-shell", "shells", add("/usr/sbin/nologin")),
+    ("acct-inactive-lock", "new-accounts", sub("^INACTIVE=30", "INACTIVE=-1")),
+    ("acct-inactive-lock", "new-accounts", sub("^INACTIVE=30", "INACTIVE=90")),
+    ("acct-shell-timeout", "shell-timeout", sub("^seatrial-timeout=900", "seatrial-timeout=none")),
+    ("acct-shell-timeout", "shell-timeout", sub("=900", "=86400")),
+    ("acct-shell-timeout", "shell-timeout", sub("=900", "=0")),
+    ("acct-shell-timeout", "shell-timeout", sub("^seatrial-exported=900", "seatrial-exported=")),
+    ("acct-shell-timeout", "shell-timeout", add("seatrial-unset")),
+    ("acct-pw-quality", "security", sub("minlen = 14", "minlen = 8")),
+    ("acct-pw-quality", "security", sub(".*:minclass = 4\n", "")),
+    ("acct-pw-quality", "security", sub(".*:maxrepeat = 3\n", "")),
+    ("acct-pw-quality", "security", sub("enforcing = 1", "enforcing = 0")),
+    ("acct-pw-quality", "security", sub("dictcheck = 1", "dictcheck = 0")),
+    ("acct-pw-quality", "pam-stacks", sub("requisite(\\s+pam_pwquality)", r"optional\1")),
+    ("acct-pw-quality", "pam-stacks", sub("pam_pwquality.so retry=3", "pam_pwquality.so minlen=6")),
+    ("acct-pw-quality", "dictionary", lambda _text: ""),
+    ("acct-faillock", "security", sub("deny = 5", "deny = 50")),
+    ("acct-faillock", "security", sub("unlock_time = 900", "unlock_time = 60")),
+    ("acct-faillock", "security", sub(".*:even_deny_root\n", "")),
+    ("acct-faillock", "pam-stacks", sub(".*pam_faillock.so authfail\n", "")),
+    ("acct-faillock", "pam-stacks", sub(".*pam_faillock.so preauth\n", "")),
+    ("acct-pw-history", "security", sub("remember = 24", "remember = 5")),
+    ("acct-pw-history", "security", sub(".*:enforce_for_root\n", "")),
+    ("acct-pw-history", "pam-stacks", sub(".*pam_pwhistory.*\n", "")),
+    ("acct-sudo-no-targetpw", "sudoers", add("/etc/sudoers.d/zz:Defaults targetpw")),
+    ("acct-sudo-no-targetpw", "sudoers", add("/etc/sudoers.d/zz:Defaults:bob env_reset, rootpw")),
+    ("acct-su-restricted", "pam-stacks", sub("^/etc/pam.d/su:auth +required +pam_wheel.*\n", "")),
+    ("acct-su-restricted", "pam-stacks", sub("pam_wheel.so use_uid", "pam_wheel.so deny use_uid")),
+    ("acct-su-restricted", "group", sub("^sudo:x:27:", "sudo:x:27:games")),
+    ("ssh-pubkey-on", *setting("pubkeyauthentication", "no")),
+    ("ssh-gssapi-kerberos", *setting("gssapiauthentication", "yes")),
+    ("ssh-gssapi-kerberos", *setting("kerberosauthentication", "yes")),
+    ("ssh-pam", *setting("usepam", "no")),
+    ("ssh-max-sessions", *setting("maxsessions", "100")),
+    ("ssh-client-alive-azure", *setting("clientaliveinterval", "300")),
+    ("ssh-log-level", *setting("loglevel", "QUIET")),
+    ("ssh-access-limited", "sshd-settings", sub("^denyusers root\n", "")),
+    ("ssh-access-limited", "sshd-settings", sub("^denyusers root", "allowusers *")),
+    ("ssh-hostkey-algs", *setting("hostkeyalgorithms", "ssh-ed25519,ssh-rsa")),
+    ("ssh-moduli", "moduli", sub("^3071 ", "2047 ")),
+    ("ssh-banner", *setting("banner", "none")),
+    ("ssh-banner", *setting("banner", "/etc/no-such-file")),
+    ("ssh-banner", *setting("debianbanner", "yes")),
+    ("ssh-banner", "lines", sub("^/etc/issue.net:.*", "/etc/issue.net:Welcome to Debian")),
+    ("ssh-banner", "lines", sub("^/etc/issue.net:.*", r"/etc/issue.net:Authorised use only \\r")),
+    ("ssh-service-state", "unit-files", sub("^ssh.service +enabled", "ssh.service disabled")),
+    ("ssh-service-state", "unit-files", sub("^ssh.socket +disabled", "ssh.socket enabled")),
+    ("ssh-service-state", "units", add("sshd-unix-local.socket loaded active listening OpenSSH Server Socket")),
     ("fs-tmp", "mountinfo", sub(".* / /tmp .*\n", "")),
     ("fs-tmp", "mountinfo", sub("(/ /tmp .*),noexec", r"\1")),
     ("fs-dev-shm", "mountinfo", sub("(/ /dev/shm .*),noexec", r"\1")),
@@ -274,7 +376,66 @@ DEFECTS: list[tuple[str, str, Edit]] = [
     ("fs-no-history", "states", add("8180 root root /root/.bash_history")),
     ("net-listeners-tcp", "listeners", add('tcp LISTEN 0 1 0.0.0.0:4444 0.0.0.0:* users:(("nc",pid=9,fd=3))')),
     ("net-listeners-tcp", "listeners", sub(r'"sshd",pid=500,fd=6', '"nc",pid=500,fd=6')),
-    ("net-listeners-udp", "listeners", add('udp UNCONN 0 0 0.0.0.0:5353 0.0.0.0:* users:(("nc",pid=9,fd=3))')),
+    ("net-listeners-udp", "listeners", add('udp UNCONN 0 0 0.0.0.0:161 0.0.0.0:* users:(("nc",pid=9,fd=3))')),
+    ("fs-var-opts", "mountinfo", sub("(/var/log /var/log rw.*),noexec", r"\1")),
+    ("fs-var-opts", "mountinfo", sub("(/var /var rw),nosuid", r"\1")),
+    ("fs-home-opts", "mountinfo", sub("(/home /home rw,nosuid),nodev", r"\1")),
+    ("fs-root-opts-immutable", "mountinfo", sub("(/ / rw),nosuid", r"\1")),
+    ("fs-boot-opts", "boot-mounts", sub("(/boot rw,nosuid,nodev),noexec", r"\1")),
+    ("fs-boot-opts", "boot-mounts", sub("fmask=0077", "fmask=0022")),
+    ("fs-proc-hidepid", "mountinfo", sub(",hidepid=invisible", "")),
+    ("fs-proc-hidepid", "owners-seen", add("0")),
+    ("fs-issue-motd", "greetings", add("/etc/motd:Debian GNU/Linux comes with no warranty")),
+    ("fs-issue-motd", "greetings", sub(r"\\l", r"\\r")),
+    ("fs-issue-motd", "states", sub("^81a4 root root /etc/issue$", "81b6 root root /etc/issue")),
+    ("fs-kernel-symbols-perms", "kernel-reads", add("/boot/System.map-6.12")),
+    ("fs-kernel-symbols-perms", "kallsyms", add("ffffffff81000000 T _text")),
+    ("fs-dead-links", "names", add("dangling /usr/lib/libmutant.so")),
+    ("fs-odd-names", "names", add("odd /etc/evil?name")),
+    ("fs-no-build-residue", "residue", add("/etc/ssl/build.key")),
+    ("fs-no-os-disk-swap", "swaps", add("/var/swap file 16380 0 -2")),
+    ("fs-no-automount", "mounting-rules", add('/etc/udev/rules.d/m.rules:ACTION=="add", RUN+="/bin/mount %N /mnt"')),
+    ("fs-no-automount", "unit-files", add("udisks2.service enabled enabled")),
+    ("net-fw-active", "unit-files", add("firewalld.service enabled enabled")),
+    ("net-fw-active", "units", sub("^(nftables.service loaded) active", r"\1 inactive")),
+    (
+        "net-fw-default-deny",
+        "ruleset",
+        sub('"hook": "input", "prio": 0, "policy": "drop"', '"hook": "input", "prio": 0'),
+    ),
+    ("net-fw-default-deny", "ruleset", sub('"forward", "prio": 0, "policy": "drop"', '"forward", "policy": "accept"')),
+    (
+        "net-fw-default-deny",
+        "ruleset",
+        rule_in_front(
+            '{"match": {"op": "==", "left": {"meta": {"key": "nfproto"}}, "right": "ipv6"}}, '
+            '{"match": {"op": "==", "left": {"payload": {"protocol": "tcp", "field": "dport"}}, "right": 4444}}'
+        ),
+    ),
+    ("net-fw-loopback", "ruleset", sub('"127.0.0.0"', '"126.0.0.0"')),
+    ("net-fw-loopback", "ruleset", sub('"right": "lo"', '"right": "lo1"')),
+    ("net-no-llmnr-mdns", "multicast-names", add("Global: no", "Link 2 (enp0s3): yes")),
+    ("net-no-llmnr-mdns", "unit-files", add("avahi-dnsconfd.service enabled enabled")),
+    ("net-no-wireless-bt", "radios", add("/sys/class/bluetooth/hci0")),
+    ("net-no-wireless-bt", "modules", add("cfg80211 1323008 0 - Live 0x0000000000000000")),
+    ("net-no-wireless-bt", "units", add("bluetooth.service loaded active running Bluetooth service")),
+    ("net-no-promisc", "links", sub('"promiscuity":0,"allmulti":0}]', '"promiscuity":1,"allmulti":0}]')),
+    ("net-resolver", "resolver", lambda _text: "/etc/resolv.conf\nnameserver 192.0.2.1\n"),
+    ("net-ip-forward", *parameter("net/ipv4/ip_forward", "1")),
+    ("net-ip-forward", *parameter("net/ipv6/conf/enp0s3/forwarding", "1")),
+    ("net-send-redirects", *parameter("net/ipv4/conf/enp0s3/send_redirects", "1")),
+    ("net-accept-redirects", *parameter("net/ipv4/conf/enp0s3/accept_redirects", "1")),
+    ("net-accept-redirects", *parameter("net/ipv6/conf/default/accept_redirects", "1")),
+    ("net-secure-redirects", *parameter("net/ipv4/conf/all/secure_redirects", "1")),
+    ("net-rp-filter", *parameter("net/ipv4/conf/enp0s3/rp_filter", "2")),
+    ("net-source-route", *parameter("net/ipv6/conf/enp0s3/accept_source_route", "1")),
+    ("net-log-martians", *parameter("net/ipv4/conf/default/log_martians", "0")),
+    ("net-icmp-broadcast", *parameter("net/ipv4/icmp_echo_ignore_broadcasts", "0")),
+    ("net-icmp-broadcast", *parameter("net/ipv4/icmp_ignore_bogus_error_responses", "0")),
+    ("net-syncookies", *parameter("net/ipv4/tcp_syncookies", "0")),
+    ("net-ipv6-ra", *parameter("net/ipv6/conf/enp0s3/accept_ra", "2")),
+    ("net-tcp-rfc1337", *parameter("net/ipv4/tcp_rfc1337", "0")),
+    ("net-route-localnet", *parameter("net/ipv4/conf/enp0s3/route_localnet", "1")),
     ("svc-no-legacy-servers", "legacy", add("/usr/bin/inetutils-telnet")),
     ("svc-no-unneeded-servers", "unit-files", add("rpcbind.socket enabled enabled")),
     ("svc-no-unneeded-servers", "units", add("nginx.service loaded active running a web server")),
@@ -298,6 +459,10 @@ DEFECTS: list[tuple[str, str, Edit]] = [
 ALSO = {
     "acct-root-locked": {"acct-no-default-password"},
     "acct-uid0-only-root": {"acct-unique-ids"},
+    "acct-no-default-password": {"acct-invalid-shell-locked"},
+    "acct-no-empty-password": {"acct-invalid-shell-locked"},
+    "acct-invalid-shell-locked": {"acct-no-default-password"},
+    "ssh-client-alive": {"ssh-client-alive-azure"},
 }
 # What belongs to a defect without being one by itself.
 WITH = {
@@ -332,9 +497,15 @@ def test_a_defect_turns_exactly_its_control_red(control: str, answer: str, edit:
 
 
 # Of these, nothing at all is a good answer.
-MAY_BE_EMPTY = {"autologin", "capabilities", "credentials", "legacy", "lines", "sshd-lines", "sudoers"}
+MAY_BE_EMPTY = {
+    "autologin", "capabilities", "credentials", "greetings", "kallsyms", "legacy", "lines", "moduli", "modules",
+    "mounting-rules", "multicast-names", "radios", "shells", "sshd-lines", "sudoers",
+}  # fmt: skip
 # Of these, a line more is no fault: they hold whatever is there (or the fake gives only the lines asked for).
-FREE_TEXT = {"autologin", "cmdline", "credentials", "legacy", "login-shell", "lsm", "pam", "sudoers", "lines", "states"}
+FREE_TEXT = {
+    "autologin", "cmdline", "credentials", "dictionary", "legacy", "lines", "login-shell", "lsm", "os-release", "pam",
+    "shell-timeout", "shells", "states", "sudoers",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("answer", sorted(healthy().keys() - MAY_BE_EMPTY))
@@ -364,6 +535,7 @@ def test_a_healthy_immutable_host_passes_or_does_not_apply() -> None:
     assert {name for name, outcome in seen.items() if outcome is Outcome.NOT_APPLICABLE} == {
         "acct-sudo-auth",
         "acct-sudo-hygiene",
+        "acct-sudo-no-targetpw",
     }
     assert set(seen.values()) == {Outcome.PASS, Outcome.NOT_APPLICABLE}
 
@@ -373,6 +545,63 @@ def test_another_key_than_the_runs_fails_though_root_has_one(comment: str) -> No
     texts = by_credentials()
     texts["lines"] = f"/root/.ssh/authorized_keys:ssh-ed25519 AAAAC3Nz {comment}\n"
     assert outcomes(texts, flavour_named("debian-immutable"))["acct-no-baked-keys"] is Outcome.FAIL
+
+
+def test_sshd_that_was_built_without_gssapi_cannot_use_it() -> None:
+    texts = healthy()
+    texts["sshd-settings"] = sub("^(gssapi|kerberos).*\n", "")(texts["sshd-settings"])
+    assert outcomes(texts, flavour_named("debian-general"))["ssh-gssapi-kerberos"] is Outcome.PASS
+
+
+def test_without_moduli_nobody_may_be_able_to_ask_for_a_group() -> None:
+    texts = {**healthy(), "moduli": ""}
+    assert outcomes(texts, flavour_named("debian-general"))["ssh-moduli"] is Outcome.PASS
+    more = sub("^kexalgorithms ", "kexalgorithms diffie-hellman-group-exchange-sha256,")
+    texts["sshd-settings"] = more(texts["sshd-settings"])
+    assert outcomes(texts, flavour_named("debian-general"))["ssh-moduli"] is Outcome.FAIL
+
+
+NETWORK_ROWS = [control for control in CONTROLS if control.probe_kind == "sysctl"]
+
+
+def network_outcomes(texts: Texts) -> dict[str, Outcome]:
+    facts, flavour = Facts(FakeGuest(texts)), flavour_named("debian-general")
+    function = MODULES["test_network"].test_parameter_has_the_value
+    return {row.id: _outcome(row, function, facts, flavour) for row in NETWORK_ROWS}
+
+
+@pytest.mark.parametrize("row", NETWORK_ROWS, ids=lambda row: row.id)
+def test_every_key_of_a_row_counts_on_every_interface(row: Control) -> None:
+    assert row.probe is not None
+    keys = row.probe["sysctl"]
+    for key in [keys] if isinstance(keys, str) else keys:
+        places = ("all", "default", "enp0s3") if "*" in key else ("",)
+        for path in (key.replace(".", "/").replace("*", place) for place in places):
+            answer, edit = parameter(path, "0" if row.probe["in"][0] == "1" else "1")
+            texts = healthy()
+            texts[answer] = edit(texts[answer])
+            seen = network_outcomes(texts)
+            assert {name for name, outcome in seen.items() if outcome is not Outcome.PASS} == {row.id}, path
+
+
+def test_a_kernel_without_ipv6_has_no_ipv6_settings_to_be_wrong() -> None:
+    texts = healthy()
+    texts["network-sysctls"] = sub("^net/ipv6/.*\n", "")(texts["network-sysctls"])
+    assert set(network_outcomes(texts).values()) == {Outcome.PASS}
+
+
+@pytest.mark.parametrize("gone", ["net/ipv4/conf/[^/]+/accept_redirects", "net/ipv6/conf/[^/]+/accept_redirects"])
+def test_a_missing_setting_is_no_pass_though_others_are_there(gone: str) -> None:
+    texts = healthy()
+    texts["network-sysctls"] = sub(f"^{gone}:.*\n", "")(texts["network-sysctls"])
+    seen = network_outcomes(texts)
+    assert seen["net-accept-redirects"] is Outcome.FAIL
+
+
+def test_interfaces_without_their_common_setting_are_an_error() -> None:
+    texts = healthy()
+    texts["network-sysctls"] = sub("^net/ipv4/conf/all/rp_filter:.*\n", "")(texts["network-sysctls"])
+    assert network_outcomes(texts)["net-rp-filter"] is Outcome.ERROR
 
 
 def test_setting_hidden_in_a_match_block_is_found() -> None:

@@ -11,15 +11,21 @@ from seatrial.evidence.accounts import (
     ACCOUNT_FILES,
     GROUPS,
     LOGIN_DEFS,
+    NEW_ACCOUNTS,
     PASSWD,
+    SHELL_TIMEOUT,
+    SHELLS,
     Account,
     Group,
     Secret,
     is_legacy,
     parse_groups,
     parse_login_defs,
+    parse_new_accounts,
     parse_passwd,
     parse_shadow,
+    parse_shell_timeout,
+    parse_shells,
     uid_min,
 )
 from seatrial.evidence.files import lines_by_file
@@ -176,3 +182,41 @@ def test_login_defs(row: Control, facts: Facts, check: Check) -> None:
     for name, rule in (row.probe or {})["login-defs"].items():
         value = settings.get(name, "not set")
         check.holds(rule_holds(rule, value), expected=f"{name} {rule_text(rule)}", seen=f"{name} = {value}")
+
+
+@pytest.mark.control("acct-invalid-shell-locked")
+def test_accounts_without_a_valid_shell_have_no_password(facts: Facts, check: Check) -> None:
+    valid = parse_shells(facts.text(SHELLS))
+    unlocked = {secret.name for secret in secrets_of(facts, check) if not secret.is_locked}
+    odd = [a for a in accounts_of(facts) if (a.shell or "/bin/sh") not in valid and a.name in unlocked]
+    check.nothing(
+        (f"{a.name} ({a.shell or '/bin/sh'})" for a in odd),
+        expected="no password where the shell is not in /etc/shells",
+    )
+
+
+@pytest.mark.control("acct-nologin-not-a-shell")
+def test_nologin_is_no_shell(facts: Facts, check: Check) -> None:
+    found = [shell for shell in sorted(parse_shells(facts.text(SHELLS))) if shell.endswith(("/nologin", "/false"))]
+    check.nothing(found, expected="neither nologin nor false in /etc/shells")
+
+
+@pytest.mark.control("acct-inactive-lock")
+def test_unused_accounts_are_locked(facts: Facts, check: Check) -> None:
+    rule = {"min": 1, "max": 45}
+    value = parse_new_accounts(facts.text(NEW_ACCOUNTS))["INACTIVE"]
+    check.holds(rule_holds(rule, value), expected=f"INACTIVE {rule_text(rule)} days", seen=f"INACTIVE = {value}")
+
+
+@pytest.mark.control("acct-shell-timeout")
+def test_idle_shells_end(facts: Facts, check: Check) -> None:
+    timeout = parse_shell_timeout(facts.text(SHELL_TIMEOUT))
+    check.holds(
+        timeout.seconds is not None and 1 <= timeout.seconds <= 900,
+        expected="TMOUT from 1 to 900",
+        seen=f"TMOUT = {timeout.seconds if timeout.seconds is not None else 'not a number'}",
+    )
+    check.holds(
+        timeout.is_exported, expected="TMOUT exported", seen="exported" if timeout.is_exported else "not exported"
+    )
+    check.nothing(timeout.escapes, expected="an ordinary user can neither change nor unset TMOUT")

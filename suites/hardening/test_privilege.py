@@ -25,6 +25,7 @@ _AUTOLOGIN_WORD = re.compile(
 )
 _CREDENTIALS = "if [ -d /run/credentials/@system ]; then ls -A /run/credentials/@system; fi"
 _CMDLINE = "cat /proc/cmdline"
+_OTHERS_PASSWORD = frozenset({"targetpw", "rootpw", "runaspw"})
 # What cloud-init writes for the users of its user-data, and what the other ways in write; the run's own user is there.
 _RUN_SUDOERS = ("/etc/sudoers.d/90-cloud-init-users", "/etc/sudoers.d/90-seatrial-run")
 
@@ -78,6 +79,13 @@ def test_sudo_is_careful(facts: Facts, check: Check) -> None:
     check.holds(in_time, expected="sudo forgets within 15 minutes", seen=f"timestamp_timeout = {minutes}")
     logs = sudoers.default("syslog") is not False or bool(sudoers.default("logfile"))
     check.holds(logs, expected="sudo logs", seen="it does" if logs else "!syslog and no logfile")
+
+
+@pytest.mark.control("acct-sudo-no-targetpw")
+def test_sudo_asks_for_the_callers_password(facts: Facts, check: Check) -> None:
+    # Not the last word of all counts: Defaults may be for one user, host or command alone.
+    words = [word for word in _sudoers(facts, check).defaults if word in _OTHERS_PASSWORD]
+    check.nothing(words, expected=f"no {', '.join(sorted(_OTHERS_PASSWORD))} in Defaults")
 
 
 @pytest.mark.control("acct-pam-no-nullok")

@@ -1,4 +1,4 @@
-"""The SSH server as it would treat root, an ordinary user, and whomever a Match block names; and the keys it takes."""
+"""The SSH server as it would treat root, an ordinary user, and whomever a Match block names; its keys; its unit."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 
 import pytest
 from seatrial.check import Check
@@ -17,7 +18,9 @@ from seatrial.evidence.files import (
     parse_audit,
     read_command,
 )
+from seatrial.evidence.greeting import KERNEL_RELEASE, leaks
 from seatrial.evidence.mounts import MOUNTINFO, parse_mountinfo
+from seatrial.evidence.os_release import OS_RELEASE, parse_os_release
 from seatrial.evidence.settings import rule_holds, rule_text
 from seatrial.evidence.sshd import (
     CONFIG_LINES,
@@ -26,10 +29,13 @@ from seatrial.evidence.sshd import (
     Caller,
     callers,
     expand_keys_file,
+    moduli_command,
     parse_host_keys,
+    parse_moduli,
     parse_settings,
     settings_command,
 )
+from seatrial.evidence.units import UNIT_FILES, UNITS, parse_unit_files, parse_units
 from seatrial.guest.facts import Facts
 from seatrial.policy.controls import Control
 from seatrial.policy.flavours import Flavour
@@ -38,6 +44,11 @@ _RUN_KEY = "seatrial-run"
 _OWN_FILES = ("authorized_keys", "authorized_keys.d/ignition")
 _KEY = re.compile(r"(?:.*\s)?(?:ssh-|ecdsa-|sk-)\S+ [A-Za-z0-9+/=]+(?: (?P<comment>.*))?")
 _LEAST_BITS = {"RSA": 3072, "RSA-CERT": 3072, "ECDSA": 256, "ED25519": 256, "ECDSA-SK": 256, "ED25519-SK": 256}
+_LEAST_MODULUS = 3071  # the file counts from 0
+# Who can listen for SSH; a unit of one connection ('sshd@...') comes from its socket.
+_LISTENING_UNITS = ("ssh.service", "sshd.service", "ssh*.socket")
+_ON = frozenset({"enabled", "enabled-runtime", "linked", "linked-runtime"})
+_RUNNING = frozenset({"active", "activating", "reloading"})
 # How long before the run's own key, by the guest's clock, the first boot may have made host keys.
 _FIRST_BOOT_S = 900
 
@@ -71,13 +82,15 @@ def test_configuration_is_valid(facts: Facts, check: Check, flavour: Flavour) ->
 @pytest.mark.probe("sshd")
 def test_setting(row: Control, facts: Facts, check: Check, flavour: Flavour) -> None:
     probe = dict(row.probe or {})
-    what = probe.pop("sshd")
+    what, absent = probe.pop("sshd"), probe.pop("absent", None)
     rules = {what: probe} if isinstance(what, str) else what
     for caller, settings in _settings(facts, flavour).items():
         for keyword, rule in rules.items():
-            if keyword not in settings:
+            if keyword not in settings and absent != "ok":
                 check.cannot_tell(f"'sshd -T' says nothing of {keyword!r} for {caller}")
-            for value in settings[keyword]:
+            if keyword not in settings:
+                check.holds(True, expected=f"{keyword} {rule_text(rule)}", seen=f"sshd was built without {keyword}")
+            for value in settings.get(keyword, ()):
                 check.holds(
                     rule_holds(rule, value),
                     expected=f"{keyword} {rule_text(rule)}",
@@ -196,3 +209,69 @@ def _foreign_keys(files: Iterable[tuple[str, Sequence[str]]], own: Sequence[str]
             else:
                 foreign.append(f"{path} ({comment})")
     return foreign
+
+
+@pytest.mark.control("ssh-access-limited")
+def test_logins_are_limited_by_name(facts: Facts, check: Check, flavour: Flavour) -> None:
+    names = ("allowusers", "allowgroups", "denyusers", "denygroups")
+    for caller, settings in _settings(facts, flavour).items():
+        limits = [f"{name} {value}" for name in names for value in settings.get(name, ()) if _limits(name, value)]
+        check.holds(
+            bool(limits),
+            expected="AllowUsers, AllowGroups, DenyUsers or DenyGroups",
+            seen=f"{', '.join(limits[:8]) or 'no limit'} for {caller}",
+        )
+
+
+def _limits(name: str, value: str) -> bool:
+    """Return whether the list leaves somebody out: everybody allowed is no limit."""
+    return not (name.startswith("allow") and "*" in value.split())
+
+
+@pytest.mark.control("ssh-moduli")
+def test_groups_for_the_key_exchange_are_long(facts: Facts, check: Check, flavour: Flavour) -> None:
+    for caller, settings in _settings(facts, flavour).items():
+        path = settings.get("modulifile", ("/etc/ssh/moduli",))[0]
+        groups = parse_moduli(facts.text(moduli_command(path)))
+        if not groups:
+            # sshd then takes groups of its own, the shortest of 2048 bits, when it is asked for one.
+            exchanges = ",".join(settings.get("kexalgorithms", ("not told",)))
+            asked = "group-exchange" in exchanges or exchanges == "not told"
+            seen = f"none in {path}, and {'group exchange is' if asked else 'nobody can ask for one:'} {exchanges}"
+            check.holds(not asked, expected=f"long groups in {path}", seen=f"{seen} for {caller}")
+            continue
+        short = [f"{number} groups of {size} bits" for size, number in groups.items() if size < _LEAST_MODULUS]
+        check.nothing(short, expected=f"no group shorter than {_LEAST_MODULUS} bits in {path}")
+
+
+@pytest.mark.control("ssh-banner")
+def test_banner_says_nothing_of_the_system(facts: Facts, check: Check, flavour: Flavour) -> None:
+    os_release, kernel = parse_os_release(facts.text(OS_RELEASE)), facts.text(KERNEL_RELEASE).strip()
+    if "ID" not in os_release or not re.fullmatch(r"\S+", kernel):
+        check.cannot_tell(f"the guest names neither itself nor its kernel in a way that we know: {kernel[:100]!r}")
+    for caller, settings in _settings(facts, flavour).items():
+        path = settings.get("banner", ("none",))[0]
+        lines = lines_by_file(facts.text(read_command([path])), [path]).get(path, ()) if path != "none" else ()
+        text = "\n".join(lines)
+        check.holds(bool(text.strip()), expected="a banner with a text", seen=f"banner {path} for {caller}")
+        check.nothing(leaks(text, os_release, kernel), expected=f"nothing about the system in {path}")
+        # Debian's sshd adds its version to the protocol's greeting; others have no such setting.
+        version = settings.get("debianbanner", ("no",))[0]
+        check.holds(version == "no", expected="debianbanner no", seen=f"debianbanner {version} for {caller}")
+
+
+@pytest.mark.control("ssh-service-state")
+def test_sshd_is_started_as_the_flavour_says(facts: Facts, check: Check, flavour: Flavour) -> None:
+    wanted = flavour.allowed("ssh-units")
+    on = _listening(parse_unit_files(facts.text(UNIT_FILES)), _ON)
+    running = _listening(parse_units(facts.text(UNITS)), _RUNNING)
+    strange = sorted((on | running) - set(wanted))
+    check.nothing(strange, expected=f"nothing that starts sshd but {' or '.join(wanted)}")
+    both = sorted(on & running & set(wanted))
+    seen = f"enabled: {', '.join(sorted(on)) or 'none'}; running: {', '.join(sorted(running)) or 'none'}"
+    check.holds(bool(both), expected=f"{' or '.join(wanted)} enabled and running", seen=seen)
+
+
+def _listening(units: Mapping[str, str], states: frozenset[str]) -> set[str]:
+    named = {unit for unit, state in units.items() if state in states and "@" not in unit}
+    return {unit for unit in named if any(fnmatchcase(unit, pattern) for pattern in _LISTENING_UNITS)}

@@ -14,17 +14,24 @@ __all__ = [
     "GROUPS",
     "LOGIN_DEFS",
     "LOGIN_SHELL",
+    "NEW_ACCOUNTS",
     "PASSWD",
+    "SHELLS",
+    "SHELL_TIMEOUT",
     "Account",
     "Group",
     "LoginShell",
     "Secret",
+    "ShellTimeout",
     "is_legacy",
     "parse_groups",
     "parse_login_defs",
     "parse_login_shell",
+    "parse_new_accounts",
     "parse_passwd",
     "parse_shadow",
+    "parse_shell_timeout",
+    "parse_shells",
     "people",
     "uid_min",
 ]
@@ -39,6 +46,20 @@ LOGIN_SHELL: Final = (
     'case "${SHELL##*/}" in bash|sh|dash|ash|ksh|zsh) s=$SHELL ;; *) s=/bin/sh ;; esac; '
     '"$s" -lc \'printf "\\nseatrial-umask=%s\\nseatrial-path=%s\\n" "$(umask)" "$PATH"\''
 )
+
+SHELLS: Final = "for f in /etc/shells /usr/etc/shells; do if [ -e $f ]; then cat $f; break; fi; done"
+NEW_ACCOUNTS: Final = "PATH=$PATH:/usr/sbin:/sbin useradd -D"
+# An ordinary user's interactive shell tries to get rid of its time-out. Each try has a shell of its own: one that is
+# refused ends it.
+SHELL_TIMEOUT: Final = (
+    'case "${SHELL##*/}" in bash|sh|dash|ash|ksh|zsh) s=$SHELL ;; *) s=/bin/sh ;; esac; '
+    'setpriv --reuid=65534 --regid=65534 --clear-groups env -i HOME=/ PATH="$PATH" "$s" -lic \''
+    'printf "\\nseatrial-timeout=%s\\n" "${TMOUT-none}"; printf "seatrial-exported=%s\\n" "$(printenv TMOUT)"; '
+    "(TMOUT=0) 2>/dev/null && echo seatrial-changed; (unset TMOUT) 2>/dev/null && echo seatrial-unset; "
+    "echo seatrial-tried' </dev/null"
+)
+# What getusershell(3) takes where there is no list.
+_USUAL_SHELLS: Final = frozenset({"/bin/sh", "/bin/csh"})
 
 _NOBODY: Final = 65534
 _NOLOGIN: Final = frozenset({"nologin", "false"})
@@ -106,6 +127,56 @@ class LoginShell:
 
     umask: int
     path: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShellTimeout:
+    """After how many seconds an ordinary user's idle shell ends; None when the text is no number.
+
+    ``escapes`` says what the user did to get rid of it.
+    """
+
+    seconds: int | None
+    is_exported: bool
+    escapes: tuple[str, ...]
+
+
+def parse_shells(text: str) -> frozenset[str]:
+    """Return the shells of /etc/shells, or the C library's own where nothing is listed."""
+    lines = (line.partition("#")[0].strip() for line in text.split("\n"))
+    return frozenset(line for line in lines if line) or _USUAL_SHELLS
+
+
+def parse_new_accounts(text: str) -> Mapping[str, str]:
+    """Return the defaults for new accounts that ``useradd -D`` shows.
+
+    :raises ObservationError: a line is no ``NAME=value``, or there is no INACTIVE among them.
+    """
+    found = {}
+    for line in filter(None, text.split("\n")):
+        name, equals, value = line.partition("=")
+        if not equals or not re.fullmatch(r"[A-Z_]+", name):
+            raise ObservationError(f"'useradd -D' said {line[:200]!r}, which is no 'NAME=value'")
+        found[name] = value.strip()
+    if "INACTIVE" not in found:
+        raise ObservationError(f"'useradd -D' did not say INACTIVE; it said {text[:200]!r}")
+    return found
+
+
+def parse_shell_timeout(text: str) -> ShellTimeout:
+    """Return what came of :data:`SHELL_TIMEOUT`.
+
+    :raises ObservationError: the shell did not come to its end, or said more than once what it should say once.
+    """
+    timeouts = re.findall(r"(?m)^seatrial-timeout=(.*)$", text)
+    exported = re.findall(r"(?m)^seatrial-exported=(.*)$", text)
+    if len(timeouts) != 1 or len(exported) != 1 or not re.search(r"(?m)^seatrial-tried$", text):
+        raise ObservationError(f"an ordinary user's login shell did not say its time-out; it said {text[-200:]!r}")
+    escapes = [word for word in ("changed", "unset") if re.search(rf"(?m)^seatrial-{word}$", text)]
+    seconds = int(timeouts[0]) if re.fullmatch(r"[0-9]{1,9}", timeouts[0]) else None
+    return ShellTimeout(
+        seconds=seconds, is_exported=bool(seconds) and exported[0] == timeouts[0], escapes=tuple(escapes)
+    )
 
 
 def parse_passwd(text: str) -> tuple[Account, ...]:

@@ -8,9 +8,20 @@ from typing import Final
 
 from seatrial.errors import ObservationError
 
-__all__ = ["LOCKDOWN", "TAINTED", "VULNERABILITIES", "chosen", "parse_vulnerabilities", "taint_reasons"]
+__all__ = [
+    "LOCKDOWN",
+    "SYMBOLS",
+    "TAINTED",
+    "VULNERABILITIES",
+    "chosen",
+    "parse_vulnerabilities",
+    "shown_symbols",
+    "taint_reasons",
+]
 
 LOCKDOWN: Final = "cat /sys/kernel/security/lockdown"
+# What an ordinary user sees.
+SYMBOLS: Final = "setpriv --reuid=65534 --regid=65534 --clear-groups head -n 50 /proc/kallsyms"
 TAINTED: Final = "cat /proc/sys/kernel/tainted"
 VULNERABILITIES: Final = "grep -s '' /sys/devices/system/cpu/vulnerabilities/*"
 _TAINT: Final = (
@@ -35,6 +46,18 @@ _TAINT: Final = (
     "an in-kernel test",
     "a debug interface of firmware",
 )
+
+
+def shown_symbols(text: str) -> list[str]:
+    """Return the lines of the answer to :data:`SYMBOLS` that show an address instead of zeros.
+
+    :raises ObservationError: a line is no symbol.
+    """
+    lines = [line for line in text.split("\n") if line.strip()]
+    odd = next((line for line in lines if not re.match(r"[0-9a-f]{8,16} [A-Za-z?] \S", line)), None)
+    if odd is not None:
+        raise ObservationError(f"/proc/kallsyms holds {odd[:200]!r}, which is no symbol")
+    return [line for line in lines if line.split()[0].strip("0")]
 
 
 def chosen(text: str) -> str:

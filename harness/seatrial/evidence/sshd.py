@@ -21,7 +21,9 @@ __all__ = [
     "HostKey",
     "callers",
     "expand_keys_file",
+    "moduli_command",
     "parse_host_keys",
+    "parse_moduli",
     "parse_settings",
     "settings_command",
 ]
@@ -129,6 +131,27 @@ def parse_host_keys(text: str) -> tuple[HostKey, ...]:
             )
         keys.append(HostKey(made_s=int(match[1]), path=match[2], bits=int(match[3]), digest=match[4], kind=match[5]))
     return tuple(keys)
+
+
+def moduli_command(path: str) -> str:
+    """Return the question for how many Diffie-Hellman groups of each size the file ``path`` holds; none without it."""
+    file = shlex.quote(path)
+    count = "awk 'NF && $1 !~ /^#/ {n[$5]++} END {for (s in n) print s, n[s]}'"
+    return f"if [ -e {file} ]; then {count} {file}; fi"
+
+
+def parse_moduli(text: str) -> Mapping[int, int]:
+    """Return size in bits (the last one not counted, as in the file) to number of groups.
+
+    :raises ObservationError: a line is none.
+    """
+    groups = {}
+    for line in filter(None, text.split("\n")):
+        if not re.fullmatch(r"\d{1,6} \d{1,9}", line, re.ASCII):
+            raise ObservationError(f"the moduli are counted as {line[:200]!r}, which is no 'size number'")
+        size, _, number = line.partition(" ")
+        groups[int(size)] = int(number)
+    return dict(sorted(groups.items()))
 
 
 def expand_keys_file(pattern: str, account: Account) -> str:

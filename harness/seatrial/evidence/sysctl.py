@@ -9,22 +9,35 @@ from typing import Final
 from seatrial.errors import ConfigError, ObservationError
 
 __all__ = [
+    "NETWORK_SYSCTLS",
     "ROOTS",
     "SYSCTLS",
     "SYSCTL_D",
+    "interfaces",
+    "is_without_ipv6",
     "known_path",
+    "matching_paths",
     "parse_sysctl_d",
     "parse_sysctls",
     "path_of",
+    "question_for",
     "sysctls_command",
 ]
 
 ROOTS: Final = ("dev", "fs", "kernel", "net/core", "vm")
+_NETWORK_ROOTS: Final = ("net/ipv4", "net/ipv6")
 # One question for all rows. Some files can only be written, for which grep complains: the end is marked instead.
 # binfmt_misc is a file system that would be mounted by looking at it.
 SYSCTLS: Final = (
     f"cd /proc/sys && {{ grep -ras --exclude-dir=binfmt_misc '' {' '.join(ROOTS)}; [ $? -lt 3 ] && echo 'the end'; }}"
 )
+# The neighbour tables hold as much again, and no control is about them.
+NETWORK_SYSCTLS: Final = (
+    "cd /proc/sys && { grep -ras --exclude-dir=neigh '' "
+    + " ".join(_NETWORK_ROOTS)
+    + "; [ $? -lt 3 ] && echo 'the end'; }"
+)
+_EVERY_INTERFACE: Final = frozenset({"all", "default"})
 SYSCTL_D: Final = "systemd-analyze cat-config --no-pager sysctl.d"
 _KEY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./:*?\[\]@-]*")
 _PATH: Final = re.compile(r"[a-z]+(/[^/:\s]+)+")
@@ -71,12 +84,49 @@ def path_of(key: str) -> str:
 def known_path(key: str) -> str:
     """Return the path of a control's ``key``.
 
-    :raises ConfigError: :data:`SYSCTLS` does not read it.
+    :raises ConfigError: neither :data:`SYSCTLS` nor :data:`NETWORK_SYSCTLS` reads it.
     """
-    path = path_of(key)
-    if not path.startswith(tuple(f"{root}/" for root in ROOTS)):
-        raise ConfigError(f"sysctl {key!r} lies outside of what is read: {', '.join(ROOTS)}")
+    path, roots = path_of(key), (*ROOTS, *_NETWORK_ROOTS)
+    if not path.startswith(tuple(f"{root}/" for root in roots)):
+        raise ConfigError(f"sysctl {key!r} lies outside of what is read: {', '.join(roots)}")
     return path
+
+
+def question_for(path: str) -> str:
+    """Return the question whose answer holds the parameter ``path`` of :func:`known_path`."""
+    return NETWORK_SYSCTLS if path.startswith(tuple(f"{root}/" for root in _NETWORK_ROOTS)) else SYSCTLS
+
+
+def matching_paths(path: str, running: Mapping[str, str]) -> tuple[str, ...]:
+    """Return which of the ``running`` parameters ``path`` means; ``*`` stands for every interface, and for all of them.
+
+    The loopback interface is left out: nothing that a stranger sends arrives there.
+
+    :raises ObservationError: some interfaces are named, and not those that every kernel has, ``all`` and ``default``.
+    """
+    before, star, after = path.partition("/*/")
+    if not star:
+        return (path,) if path in running else ()
+    named = {
+        one.removeprefix(f"{before}/").removesuffix(f"/{after}"): one
+        for one in running
+        if one.startswith(f"{before}/") and one.endswith(f"/{after}")
+    }
+    found = {name: one for name, one in named.items() if "/" not in name}
+    if found and not found.keys() >= _EVERY_INTERFACE:
+        raise ObservationError(f"{path!r} names the interfaces {sorted(found)!r}, without 'all' or 'default'")
+    return tuple(one for name, one in sorted(found.items()) if name != "lo")
+
+
+def interfaces(running: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the network interfaces, without loopback, whose parameters are among those of :data:`NETWORK_SYSCTLS`."""
+    named = {match[1] for path in running if (match := re.fullmatch(r"net/ipv4/conf/([^/]+)/[^/]+", path))}
+    return tuple(sorted(named - _EVERY_INTERFACE - {"lo"}))
+
+
+def is_without_ipv6(running: Mapping[str, str]) -> bool:
+    """Return whether the kernel that answered :data:`NETWORK_SYSCTLS` has no IPv6 at all, or left it off."""
+    return not any(path.startswith("net/ipv6/") for path in running)
 
 
 def parse_sysctl_d(text: str) -> Mapping[str, str]:
