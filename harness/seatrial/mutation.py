@@ -19,7 +19,7 @@ from typing import Final
 
 from seatrial.again import called
 from seatrial.clock import monotonic_s
-from seatrial.errors import SeatrialError
+from seatrial.errors import ObservationError, SeatrialError
 from seatrial.guest.facts import Answer, Asker, Facts
 from seatrial.guest.shell import Shell
 from seatrial.mutants_file import Mutant, Stage
@@ -227,8 +227,14 @@ class Bench:
             raise Inapplicable("stage B: a rebuilt artefact; build it and judge it with 'seatrial gate'")
         if mutant.stage is Stage.QEMU:
             raise Inapplicable("stage Q: another machine; judge it with 'seatrial gate --machine FILE'")
+        names = ", ".join(mutant.caught_by)
+        if mutant.caught_by and not set(mutant.caught_by) & {
+            c.id for suite in self.plan.suites for c in suite.controls
+        }:
+            # Nobody would notice: that is no excuse.
+            raise ObservationError(f"no suite that was judged has a control for it: {names}")
         if mutant.caught_by and not set(mutant.caught_by) & self.known:
-            raise Inapplicable(f"no control of it is judged on {self.flavour.name}: {', '.join(mutant.caught_by)}")
+            raise Inapplicable(f"no control of it is for {self.flavour.name}, or can be judged in a copy: {names}")
 
     @property
     def known(self) -> frozenset[str]:

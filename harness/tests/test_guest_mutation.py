@@ -46,7 +46,7 @@ def absent(name: str) -> Probe:
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     names = ("one", "two")
-    suite = Suite(name="s", folder=Path("/s"), controls=tuple(control(name) for name in names))
+    suite = Suite(name="s", folder=Path("/s"), controls=tuple(control(name) for name in (*names, "other")))
     plan = Plan(suites=(suite,), control_of={n: n for n in names}, unchecked={}, not_applicable=frozenset())
     with micro_session(tmp_path_factory.mktemp("micro")) as ready:
         made = Bench(
@@ -114,6 +114,12 @@ def test_what_no_guest_can_show_is_not_applicable(bench: Bench) -> None:
         done = bench.tried(seeded("x", "one", stage=stage))
         assert done.result is Result.NOT_APPLICABLE
         assert f"stage {stage}" in done.error
+    other_kind = bench.tried(seeded("true", "other"))
+    assert other_kind.result is Result.NOT_APPLICABLE
+    assert "other" in other_kind.error
+
+
+def test_a_mutant_that_nobody_looks_for_has_survived(bench: Bench) -> None:
     unknown = bench.tried(seeded("true", "no-such-control"))
-    assert unknown.result is Result.NOT_APPLICABLE
+    assert unknown.result is Result.SURVIVED
     assert "no-such-control" in unknown.error
