@@ -28,6 +28,7 @@ def test_a_credential_by_fw_cfg_lets_root_in(tmp_path: Path) -> None:
     ("image", "access", "user", "told"),
     [
         ("immutable", "credentials-fw-cfg", "root", "systemd credentials ssh.authorized_keys.root by fw_cfg"),
+        ("general", "credentials", "ada", "systemd credentials sysusers.extra, tmpfiles.extra by SMBIOS type 11"),
     ],
 )
 def test_systemd_lets_the_run_in_by_a_way_that_the_flavour_does_not_take(
