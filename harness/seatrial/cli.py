@@ -183,7 +183,10 @@ def controls(summary: bool, as_json: bool, file: Path | None) -> None:
     "--image", "images", multiple=True, help="Image, or demo:NAME; may be repeated. Otherwise all demo images."
 )
 @click.option(
-    "--only", multiple=True, metavar="ID", help="A mutant, or a control; may be repeated, or comma-separated."
+    "--only",
+    multiple=True,
+    metavar="ID",
+    help="A mutant, a control or a stage (G, R, I, K); may be repeated, or comma-separated.",
 )
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Write the results there, after each mutant.")
 @click.option(

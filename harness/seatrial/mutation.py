@@ -251,7 +251,7 @@ class Bench:
             _run(copy.shell, first, what="the account of '$U' could not be made")
             _change(copy.shell, mutant.change)
             if restarts:
-                copy.reboot()
+                copy.power_cut()
             also, slow_too = mutant.caught_by, restarts or mutant.is_benign or are_slow_ones_asked
             return before, self.judged(copy, also=also, are_slow_ones_asked=slow_too)
 
@@ -262,7 +262,7 @@ class Bench:
             if _has_loader(copy.shell):
                 before = self._baseline("restarted", "", mutant.caught_by)
                 _reword(copy.shell, added, dropped)
-                copy.reboot()
+                copy.power_cut()
             elif dropped:
                 raise Inapplicable("the kernel's words are inside of a signed or unified image: none can be dropped")
             else:
@@ -291,7 +291,7 @@ class Bench:
             _run(copy.shell, first, what="the account of '$U' could not be made")
             _change(copy.shell, ":")
             if way == "restarted":
-                copy.reboot()
+                copy.power_cut()
             return self.judged(copy, also=also, are_slow_ones_asked=True)
 
 

@@ -171,16 +171,16 @@ def default_jobs() -> int:
 
 
 def chosen(mutants: Sequence[Mutant], only: Sequence[str]) -> tuple[Mutant, ...]:
-    """Return the mutants whose ids, or whose controls' ids, are among ``only``; all of them for none.
+    """Return the mutants whose ids, controls' ids or stages are among ``only``; all of them for none.
 
     :raises ConfigError: a name matches nothing.
     """
     names = [name for text in only for name in text.split(",") if name]
-    by_name = {name: [m for m in mutants if name in (m.id, *m.caught_by)] for name in names}
+    by_name = {name: [m for m in mutants if name in (m.id, m.stage, *m.caught_by)] for name in names}
     if unknown := [name for name, found in by_name.items() if not found]:
         raise ConfigError(
             f"--only names nothing in the file: {', '.join(unknown)}",
-            hint="give the id of a mutant, or of a control that it must turn red; 'seatrial controls' lists both",
+            hint="give ids of mutants or of controls that they must turn red ('seatrial controls' lists both), or stages",
         )
     wanted = {mutant.id for found in by_name.values() for mutant in found}
     return tuple(m for m in mutants if not names or m.id in wanted)

@@ -123,6 +123,8 @@ def test_mutants_are_chosen_by_their_ids_or_their_controls() -> None:
     assert chosen([SEEDED, other], []) == (SEEDED, other)
     assert chosen([SEEDED, other], ["M2"]) == (other,)
     assert chosen([SEEDED, other], ["three,M1"]) == (SEEDED, other)
+    rebooted = Mutant(id="M3", stage=Stage.REBOOT, change="x", caught_by=("one",))
+    assert chosen([SEEDED, rebooted], ["R"]) == (rebooted,)
     with pytest.raises(ConfigError, match="M9"):
         chosen([SEEDED, other], ["M1,M9"])
 
