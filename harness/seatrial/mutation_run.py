@@ -180,7 +180,7 @@ def chosen(mutants: Sequence[Mutant], only: Sequence[str]) -> tuple[Mutant, ...]
     if unknown := [name for name, found in by_name.items() if not found]:
         raise ConfigError(
             f"--only names nothing in the file: {', '.join(unknown)}",
-            hint="give ids of mutants or of controls that they must turn red ('seatrial controls' lists both), or stages",
+            hint="give ids of mutants, of controls that they must turn red ('seatrial controls' lists both), or stages",
         )
     wanted = {mutant.id for found in by_name.values() for mutant in found}
     return tuple(m for m in mutants if not names or m.id in wanted)
