@@ -10,6 +10,7 @@ from seatrial.policy.boot_time import (
     FEWEST,
     NOISE,
     NOISE_OF_PAIRS,
+    NOISE_OF_UNITS,
     Grower,
     Judged,
     Standing,
@@ -181,7 +182,12 @@ def _grown_units(record: BootRecord, baseline: BootRecord, budgets: Budgets) -> 
             continue
         pairs = _paired(baseline.unit_values_by_seed(name), record.unit_values_by_seed(name))
         what = f"{name} against the baseline"
-        finding = judge_growth_in_pairs(what, pairs, limit) if pairs else judge_growth(what, before, now, limit)
+        noise = NOISE_OF_UNITS if record.clock == "counted" else 0.0
+        finding = (
+            judge_growth_in_pairs(what, pairs, limit, noise=noise)
+            if pairs
+            else judge_growth(what, before, now, limit, noise=noise)
+        )
         if finding is not None and finding.standing is not Standing.PASS:
             yield finding
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import statistics
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ __all__ = [
     "FEWEST",
     "NOISE",
     "NOISE_OF_PAIRS",
+    "NOISE_OF_UNITS",
     "Grower",
     "Interval",
     "Judged",
@@ -31,8 +33,9 @@ FEWEST: Final = {"wall": 5, "counted": 1}
 # What one sample may be off by, as a share; see suites/boot/README.md for how it was measured. On the wall clock the
 # samples themselves show the noise.
 NOISE: Final = {"wall": 0.0, "counted": 0.01}
-# The same for two counted boots with one seed, of two images: the seed's share of the chance is in both.
-NOISE_OF_PAIRS: Final = 0.005
+# What the growth from one counted boot to that of another image with its seed may be off by, in all and for a unit.
+NOISE_OF_PAIRS: Final = 0.017
+NOISE_OF_UNITS: Final = 0.4
 _FEWEST_FOR_P95: Final = 20
 _RESAMPLES: Final = 2000
 _CONFIDENCE: Final = 0.95
@@ -158,6 +161,8 @@ def judge_growth_in_pairs(
     """Judge the median growth from the first to the second of each pair; None when there is nothing to grow from.
 
     The resampling draws whole pairs: what both boots of a pair owe to their common seed never looks like growth.
+
+    :param noise: what one pair may be off by, as a share; the median of several is off by less.
     """
     grown = [100 * (now / before - 1) for before, now in pairs if before > 0]
     if not grown:
@@ -165,7 +170,8 @@ def judge_growth_in_pairs(
     value = statistics.median(grown)
     chance = random.Random(_SEED)  # noqa: S311 -- resampling, nothing secret
     medians = sorted(statistics.median(chance.choices(grown, k=len(grown))) for _ in range(_RESAMPLES))
-    interval = _cut(medians, value, 100 * noise)
+    # A median of n normal values varies 1.2 / sqrt(n) times as much as one of them (n = 3: 0.67, n = 8: 0.42).
+    interval = _cut(medians, value, 100 * noise * min(1.0, 1.2 / math.sqrt(len(grown))))
     return Judged(
         quantity=quantity,
         unit="%",
