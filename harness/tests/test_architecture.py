@@ -56,6 +56,7 @@ DOORS = {
     "qemu": {"machine/qmp.py"},
     "testinfra": {"guest/backend.py"},
     "yaml": {"mutants_file.py"},
+    "elftools": {"evidence/elf.py"},
     "lxml": {"evidence/", "report/"},
     "pytest": {"plugin.py", "hooks.py", "copies.py", "mutation_run.py", "options.py"},
     "subprocess": {"process.py"},

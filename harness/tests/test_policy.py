@@ -103,9 +103,11 @@ def shipped() -> list[tuple[str, Control]]:
 
 
 def test_each_broad_suite_has_at_least_fifteen_controls() -> None:
-    assert set(built_in_suites()) == {"boot", "hardening", "identity", "immutability", "kernel", "sandbox"}
+    assert set(built_in_suites()) == {
+        *("boot", "footprint", "hardening", "identity", "immutability", "kernel", "sandbox", "updates")
+    }
     sizes = {name: len(list(rows)) for name, rows in itertools.groupby(shipped(), key=lambda row: row[0])}
-    assert all(size >= 15 for name, size in sizes.items() if name not in ("lynis", "identity"))
+    assert all(size >= 15 for name, size in sizes.items() if name not in ("footprint", "identity", "lynis", "updates"))
 
 
 def test_control_ids_are_unique_over_all_suites() -> None:
@@ -221,4 +223,5 @@ def test_a_flavour_file_that_cannot_be_read_says_so(tmp_path: Path, content: byt
 def test_an_unknown_suite_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="suite 'hardning' is neither a built-in suite nor a folder") as caught:
         suite_folders(["hardning"])
-    assert "hint: built-in suites: boot, hardening, identity, immutability, kernel, sandbox" in str(caught.value)
+    known = "boot, footprint, hardening, identity, immutability, kernel, sandbox, updates"
+    assert f"hint: built-in suites: {known}" in str(caught.value)

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from seatrial.check import Check
 from seatrial.evidence.files import FileState, parse_states
-from seatrial.evidence.units import UNITS, config_command, parse_config, parse_units
+from seatrial.evidence.units import (
+    UNIT_FILES,
+    UNITS,
+    config_command,
+    matching_units,
+    parse_config,
+    parse_unit_files,
+    parse_units,
+)
 from seatrial.guest.facts import Facts
 from seatrial.policy.controls import Control
 
@@ -18,6 +28,19 @@ _LOGS = (
 )
 # Login records are written by the group utmp, and read by everybody through who and last.
 _LOGIN_RECORDS = frozenset({"/var/log/wtmp", "/var/log/btmp", "/var/log/lastlog"})
+_OTHER_LOGGERS = ("rsyslog.service", "syslog-ng.service", "busybox-syslogd.service", "inetutils-syslogd.service")
+_RECEIVERS = ("systemd-journal-remote.service", "systemd-journal-remote.socket", "systemd-journal-gatewayd.socket")
+_RECEPTION = (
+    "grep -asHE '^[^#]*(imtcp|imudp|imrelp|InputTCPServerRun|UDPServerRun|(tcp|udp|network|syslog)\\()' "
+    "/etc/rsyslog.conf /etc/rsyslog.d/*.conf /etc/syslog-ng/syslog-ng.conf; true"
+)
+_VERITY = "n=$(stat -c %d /usr) && cat /sys/dev/block/$((n / 256)):$((n % 256))/dm/uuid 2>/dev/null; true"
+_CHECKERS = (
+    "for f in /var/lib/aide/aide.db* /var/lib/tripwire/*.twd /var/lib/samhain/samhain_file; do "
+    'if [ -s "$f" ]; then echo "database $f"; fi; done; '
+    "grep -lsE 'aide|tripwire' /etc/crontab /etc/cron.d/* /etc/cron.daily/* | sed 's/^/cron /'"
+)
+_CHECK_TIMER = re.compile(r"(dailyaidecheck|aide-?check|aide|tripwire.*|fapolicyd.*)\.timer")
 
 
 def _logs(facts: Facts) -> tuple[FileState, ...]:
@@ -73,3 +96,37 @@ def test_setting(row: Control, facts: Facts, check: Check) -> None:
         check.holds(
             value not in {"", "0", "infinity"}, expected=f"{key} set in {probe['config']}", seen=f"{key}={value}"
         )
+
+
+@pytest.mark.control("log-single-system")
+def test_one_system_logs_and_takes_nothing_from_elsewhere(facts: Facts, check: Check) -> None:
+    facts.ask_all([UNITS, UNIT_FILES, config_command("systemd/journald.conf"), _RECEPTION])
+    activity = parse_units(facts.text(UNITS))
+    others = [unit for unit in _OTHER_LOGGERS if activity.get(unit) == "active"]
+    check.holds(len(others) <= 1, expected="at most one logger beside the journal", seen=", ".join(others) or "none")
+    forwards = parse_config(facts.text(config_command("systemd/journald.conf"))).get("Journal.ForwardToSyslog", "no")
+    has_reader = bool(others) or forwards.lower() not in {"yes", "1", "true", "on"}
+    check.holds(
+        has_reader, expected="nothing forwarded to a logger that is not there", seen=f"ForwardToSyslog={forwards}"
+    )
+    receivers = matching_units(
+        {**parse_unit_files(facts.text(UNIT_FILES)), **activity}, _RECEIVERS, frozenset({"enabled", "active"})
+    )
+    check.nothing(receivers, expected="no journal taken from other hosts")
+    check.nothing(facts.lines(_RECEPTION), expected="no messages taken from the network")
+
+
+@pytest.mark.control("log-file-integrity-tool")
+def test_changed_files_are_noticed(facts: Facts, check: Check) -> None:
+    facts.ask_all([_VERITY, _CHECKERS, UNIT_FILES])
+    verity = facts.text(_VERITY).strip()
+    if verity.startswith("CRYPT-VERITY-"):
+        check.holds(True, expected="a mechanism that notices changed files", seen="dm-verity covers /usr")
+        return
+    found = facts.lines(_CHECKERS)
+    databases = [line for line in found if line.startswith("database ")]
+    states = parse_unit_files(facts.text(UNIT_FILES))
+    timers = [unit for unit, state in states.items() if state == "enabled" and _CHECK_TIMER.fullmatch(unit)]
+    scheduled = timers + [line for line in found if line.startswith("cron ")]
+    seen = ", ".join((*found, *timers)) or f"neither a checker nor verity (/usr lies on {verity or 'a plain device'})"
+    check.holds(bool(databases and scheduled), expected="verity under /usr, or a database and a timer", seen=seen)

@@ -9,7 +9,16 @@ from typing import Final
 
 from seatrial.errors import ObservationError
 
-__all__ = ["UNITS", "UNIT_FILES", "config_command", "matching_units", "parse_config", "parse_unit_files", "parse_units"]
+__all__ = [
+    "UNITS",
+    "UNIT_FILES",
+    "config_command",
+    "matching_units",
+    "parse_config",
+    "parse_presets",
+    "parse_unit_files",
+    "parse_units",
+]
 
 # systemd looks through every folder for every unit: 8 s in an emulated guest, more on a busy host than the 25 s after
 # which systemctl gives up by itself.
@@ -36,6 +45,15 @@ def parse_unit_files(text: str) -> Mapping[str, str]:
     if not units:
         raise ObservationError("systemctl knows no unit file at all")
     return units
+
+
+def parse_presets(text: str) -> Mapping[str, str]:
+    """Return unit to what the presets say of it (enabled, disabled, ignored) of ``systemctl list-unit-files``.
+
+    Units that no preset can change are left out, and so are all where systemctl is too old to say.
+    """
+    rows = (line.split() for line in text.split("\n"))
+    return {words[0]: words[2] for words in rows if len(words) == 3 and words[2] in {"enabled", "disabled", "ignored"}}
 
 
 def parse_units(text: str) -> Mapping[str, str]:

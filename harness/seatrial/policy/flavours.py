@@ -30,6 +30,7 @@ __all__ = [
     "Flavour",
     "LynisPolicy",
     "Origin",
+    "Quantity",
     "Route",
     "WaiverLimits",
     "explain_flavour",
@@ -51,6 +52,22 @@ def _is_pattern(text: str) -> str:
     return text
 
 
+Quantity = Literal[
+    "disk_mib",
+    "used_mib",
+    "packages",
+    "programs",
+    "docs_kib",
+    "idle_memory_mib",
+    "listeners",
+    "set_id_programs",
+    "file_capabilities",
+    "services",
+    "timers",
+    "processes",
+    "modules",
+    "bus_services",
+]
 Route = Literal["credentials", "credentials-fw-cfg", "cloud-init", "ignition", "existing"]
 
 
@@ -73,8 +90,8 @@ class Budgets(BaseModel):
     ``kvm`` and ``tcg`` are for the wall clock on that accelerator, ``counted`` for the clock that counts instructions.
     ``unit_s`` in a table is the limit for every unit but those that ``slow_units`` (glob patterns) names. ``growth`` is
     in percent against a baseline: ``total_s``, ``phase_s`` for each phase, ``unit_s`` for each unit, or a phase's name.
-    ``latency`` is for KVM: ``max_us``, the longest wake-up in microseconds. ``machine`` is the machine definition that
-    the limits are for; by default the flavour's own.
+    ``latency`` is for KVM: ``max_us``, the longest wake-up in microseconds. ``footprint`` holds sizes and counts, which
+    depend on no clock. ``machine`` is the machine definition that the limits are for; by default the flavour's own.
     """
 
     model_config = _STRICT
@@ -85,6 +102,7 @@ class Budgets(BaseModel):
     counted: Mapping[str, Seconds] = {}
     growth: Mapping[str, Seconds] = {}
     latency: Mapping[Literal["max_us"], Annotated[float, Field(gt=0)]] = {}
+    footprint: Mapping[Quantity, Annotated[float, Field(ge=0)]] = {}
     slow_units: tuple[str, ...] = ()
 
     def limits(self, clock: str) -> Mapping[str, float]:

@@ -1,0 +1,135 @@
+"""The kernel's audit rules and state, as auditctl prints them, and the daemon's configuration."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from seatrial.errors import ObservationError
+
+__all__ = ["RULES", "STATUS", "AuditRule", "parse_audit_rules", "parse_auditd", "parse_status", "untraced", "unwatched"]
+
+# Without the program no rule can be listed, and none was loaded by the usual way.
+STATUS: Final = "if command -v auditctl >/dev/null 2>&1; then auditctl -s; else echo none; fi"
+RULES: Final = "if command -v auditctl >/dev/null 2>&1; then auditctl -l; else echo none; fi"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRule:
+    """A rule that records: system calls of one architecture, or what happens to a path.
+
+    ``fields`` are the other conditions as they are written (``auid>=1000``, ``exit=-EACCES``).
+    """
+
+    calls: frozenset[str] = frozenset()
+    architecture: str = ""
+    path: str = ""
+    is_folder: bool = False
+    access: frozenset[str] = frozenset()
+    fields: frozenset[str] = frozenset()
+
+
+def parse_audit_rules(text: str) -> tuple[AuditRule, ...]:
+    """Return the rules that record something; those that keep events out are no help and are left out.
+
+    :raises ObservationError: a line is no rule.
+    """
+    found = []
+    for line in filter(None, text.split("\n")):
+        if line in {"none", "No rules"}:
+            continue
+        words = line.split()
+        if len(words) < 2 or len(words) % 2 or not all(re.fullmatch(r"-[a-zA-Z]", word) for word in words[::2]):
+            raise ObservationError(f"auditctl said {line[:200]!r}, which is no rule")
+        options = list(zip(words[::2], words[1::2], strict=True))
+        if not any(option == "-a" and "never" in value for option, value in options):
+            found.append(_rule(options))
+    return tuple(found)
+
+
+def _rule(options: Sequence[tuple[str, str]]) -> AuditRule:
+    calls: set[str] = set()
+    fields: set[str] = set()
+    named: dict[str, str] = {}
+    for option, value in options:
+        if option == "-S":
+            calls |= set(value.split(","))
+        elif option == "-w":
+            named["watch"] = value
+        elif option == "-p":
+            named["perm"] = value
+        elif option == "-F" and (match := re.fullmatch(r"(arch|path|dir|perm)=(.*)", value)):
+            named[match[1]] = match[2]
+        elif option == "-F":
+            fields.add(value)
+    path = named.get("watch") or named.get("path") or named.get("dir") or ""
+    return AuditRule(
+        calls=frozenset(calls),
+        architecture=named.get("arch", ""),
+        path=path.rstrip("/"),
+        is_folder="dir" in named or named.get("watch", "").endswith("/"),
+        access=frozenset(named.get("perm", "rwxa")),
+        fields=frozenset(field for field in fields if not field.startswith("key=")),
+    )
+
+
+def unwatched(rules: Sequence[AuditRule], paths: Iterable[str], access: str) -> list[str]:
+    """Return those of ``paths`` that no rule watches for ``access`` (letters of ``rwxa``)."""
+    return [path for path in paths if not any(_watches(rule, path, frozenset(access)) for rule in rules)]
+
+
+def _watches(rule: AuditRule, path: str, access: frozenset[str]) -> bool:
+    narrowed = any(not field.startswith("auid") for field in rule.fields)
+    covers = rule.path and (rule.path == path or path.startswith(f"{rule.path}/"))
+    return bool(covers) and access <= rule.access and not narrowed
+
+
+def untraced(
+    rules: Sequence[AuditRule], calls: Iterable[str], architectures: Iterable[str], *, with_field: str = ""
+) -> list[str]:
+    """Return ``architecture call`` for each of ``calls`` that no rule records, or none ``with_field``."""
+    wanted = [(architecture, call) for architecture in architectures for call in calls]
+    return [
+        " ".join(filter(None, (architecture, call, with_field)))
+        for architecture, call in wanted
+        if not any(_traces(rule, architecture, call, with_field) for rule in rules)
+    ]
+
+
+def _traces(rule: AuditRule, architecture: str, call: str, with_field: str) -> bool:
+    others = {field for field in rule.fields if not field.startswith("auid") and field != with_field}
+    has_field = not with_field or with_field in rule.fields
+    of_call = bool({call, "all"} & rule.calls) and rule.architecture in {"", architecture}
+    return of_call and not rule.path and not others and has_field
+
+
+def parse_status(text: str) -> Mapping[str, str]:
+    """Return name to value of ``auditctl -s``; empty where there is no such program.
+
+    :raises ObservationError: a line is none.
+    """
+    found = {}
+    for line in filter(None, text.split("\n")):
+        name, _, value = line.partition(" ")
+        if line != "none" and (not value or not re.fullmatch(r"[a-z_]+", name)):
+            raise ObservationError(f"auditctl said {line[:200]!r}, which is no part of its status")
+        if value:
+            found[name] = value
+    return found
+
+
+def parse_auditd(text: str) -> Mapping[str, str]:
+    """Return the settings of auditd.conf, in lower case.
+
+    :raises ObservationError: a line is none.
+    """
+    found = {}
+    for line in (one.strip() for one in text.split("\n")):
+        name, equals, value = line.partition("=")
+        if line and not line.startswith("#"):
+            if not equals:
+                raise ObservationError(f"auditd.conf holds {line[:200]!r}, which is no setting")
+            found[name.strip().lower()] = value.strip().lower()
+    return found

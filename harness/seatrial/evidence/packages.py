@@ -1,0 +1,170 @@
+"""What the guest's package manager says: packages, the sources that it trusts, whether files are still theirs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from seatrial.errors import ObservationError
+
+__all__ = ["PACKAGES", "SOURCES", "VERIFY", "Package", "Source", "parse_packages", "parse_sources", "parse_verify"]
+
+# Neither program: an image without a package manager; "none" tells that from an answer that says nothing.
+PACKAGES: Final = (
+    "if command -v dpkg-query >/dev/null 2>&1; then dpkg-query -W -f '${db:Status-Status} ${Package} ${Version}\\n'; "
+    "elif command -v rpm >/dev/null 2>&1; then rpm -qa --qf 'installed %{NAME} %{EVR}\\n' | sort; else echo none; fi"
+)
+# Sources of apt in both styles, and repositories of dnf, tdnf and yum; each line with its file.
+SOURCES: Final = (
+    "for f in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources "
+    "/etc/yum.repos.d/*.repo; do if [ -f $f ]; then echo \"file $f\"; sed 's/^/ /' $f; fi; done"
+)
+# What differs from the package: its digest, or the file is gone. Kernel modules are many, and their signatures are
+# judged when they are loaded.
+VERIFY: Final = (
+    "if command -v dpkg >/dev/null 2>&1; then "
+    "dpkg --verify $(dpkg-query -W -f '${binary:Package}\\n' | grep -v '^linux-image-'); "
+    "elif command -v rpm >/dev/null 2>&1; then "
+    "rpm -Va --nomtime --nordev --nouser --nogroup --nomode --nocaps; else echo none; fi"
+)
+_STATES: Final = re.compile(
+    "not-installed|config-files|half-installed|unpacked|half-configured|triggers-awaited|triggers-pending|installed"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A package with its state (``installed``, or what is left of it: ``config-files``)."""
+
+    name: str
+    version: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where packages come from: the file that says so, one place (address, suite and components), and its options."""
+
+    path: str
+    place: str
+    options: Mapping[str, str]
+
+
+def parse_packages(text: str) -> tuple[Package, ...] | None:
+    """Return the packages; None where there is no package manager.
+
+    :raises ObservationError: a line is none, or there is no package at all.
+    """
+    if text.strip() == "none":
+        return None
+    found = []
+    for line in filter(None, text.split("\n")):
+        words = line.split(" ")
+        if len(words) not in {2, 3} or not _STATES.fullmatch(words[0]) or not words[1]:
+            raise ObservationError(f"a package is described by {line[:200]!r}, which is no state, name and version")
+        found.append(Package(words[1], words[2] if len(words) == 3 else "", words[0]))
+    if not found:
+        raise ObservationError("the package manager knows no package at all")
+    return tuple(found)
+
+
+def parse_sources(text: str) -> tuple[Source, ...]:
+    """Return the enabled package sources.
+
+    :raises ObservationError: a line belongs to no file, or is none of a source.
+    """
+    found: list[Source] = []
+    for path, lines in _files(text):
+        if path.endswith(".sources"):
+            found += _deb822(path, lines)
+        elif path.endswith(".repo"):
+            found += _repositories(path, lines)
+        else:
+            found += [_one_line(path, line) for line in lines if re.match(r"deb(-src)?\s", line)]
+            if strange := [one for one in lines if not re.match(r"(deb(-src)?\s|#|$)", one)]:
+                raise ObservationError(f"{path} holds {strange[0][:200]!r}, which is no package source")
+    return tuple(found)
+
+
+def _files(text: str) -> Iterator[tuple[str, list[str]]]:
+    path = ""
+    lines: list[str] = []
+    for line in text.split("\n"):
+        if line.startswith("file /"):
+            if path:
+                yield path, lines
+            path, lines = line.removeprefix("file "), []
+        elif line and not (path and line.startswith(" ")):
+            raise ObservationError(f"a line belongs to no file of package sources: {line[:200]!r}")
+        elif line:
+            lines.append(line[1:].rstrip())
+    if path:
+        yield path, lines
+
+
+def _deb822(path: str, lines: Sequence[str]) -> Iterator[Source]:
+    """Give the stanzas of a file in apt's newer style, one source for each address and suite."""
+    stanza: dict[str, str] = {}
+    last = ""
+    for line in (*lines, ""):
+        if line.startswith("#"):
+            continue
+        if line.strip():
+            if line[0].isspace() and last:
+                stanza[last] += f" {line.strip()}"
+                continue
+            key, colon, value = line.partition(":")
+            if not colon or not key.strip():
+                raise ObservationError(f"{path} holds {line[:200]!r}, which is no 'Key: value'")
+            last = key.strip().lower()
+            stanza[last] = value.strip()
+            continue
+        if stanza and stanza.get("enabled", "yes").lower() not in {"no", "false", "0", "off"}:
+            for address in stanza.get("uris", "").split() or ["no address"]:
+                for suite in stanza.get("suites", "").split() or ["no suite"]:
+                    yield Source(path, " ".join(f"{address} {suite} {stanza.get('components', '')}".split()), stanza)
+        stanza, last = {}, ""
+
+
+def _one_line(path: str, line: str) -> Source:
+    match = re.fullmatch(r"deb(?:-src)?\s+(?:\[([^\]]*)\]\s+)?(\S.*)", line.partition("#")[0].strip())
+    if not match:
+        raise ObservationError(f"{path} holds {line[:200]!r}, which is no package source")
+    options = dict(word.lower().partition("=")[::2] for word in (match[1] or "").split())
+    return Source(path, " ".join(match[2].split()), options)
+
+
+def _repositories(path: str, lines: Sequence[str]) -> Iterator[Source]:
+    """Give the enabled sections of a file in the style of yum and dnf."""
+    section: dict[str, str] = {}
+    for line in (*lines, "[end]"):
+        if re.fullmatch(r"\[[^\]]+\]", line):
+            if section and section.get("enabled", "1").lower() not in {"0", "no", "false"}:
+                place = section.get("baseurl") or section.get("metalink") or section.get("mirrorlist") or "no address"
+                yield Source(path, place, section)
+            section = {"name of the section": line[1:-1]}
+        elif line and line[0] not in "#;":
+            key, equals, value = line.partition("=")
+            if not equals or not section:
+                raise ObservationError(f"{path} holds {line[:200]!r}, which is no 'key=value' of a section")
+            section[key.strip().lower()] = value.strip()
+
+
+def parse_verify(text: str) -> tuple[str, ...] | None:
+    """Return the files that are not as their package has them, ``missing PATH`` or ``changed PATH``; configuration
+    is left out. None where there is no package manager.
+
+    :raises ObservationError: a line is none.
+    """
+    if text.strip() == "none":
+        return None
+    found = []
+    for line in filter(None, text.split("\n")):
+        match = re.fullmatch(r"(missing|[.?A-Z0-9]{8,9})\s+(?:([cdglr])\s+)?(/.*?)(?: \([^)]*\))?", line)
+        if not match:
+            raise ObservationError(f"the package manager said {line[:200]!r}, which is no verdict on a file")
+        if match[2] != "c" and (match[1] == "missing" or "5" in match[1]):
+            found.append(f"{'missing' if match[1] == 'missing' else 'changed'} {match[3]}")
+    return tuple(found)

@@ -1,0 +1,132 @@
+"""Every control of the updates suite passes on a healthy guest, and one defect each turns it red."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from seatrial.evidence.os_release import OS_RELEASE
+from seatrial.evidence.packages import PACKAGES, SOURCES, VERIFY
+from seatrial.evidence.units import UNIT_FILES
+from seatrial.policy.judge import Outcome
+from suite_bench import Guest, bench, recorded
+
+SUITE = bench("updates")
+PACKAGE = SUITE.modules["test_packages"]
+RELEASE = SUITE.modules["test_release"]
+
+
+def guest(flavour: str = "debian-general") -> Guest:
+    return Guest(
+        {
+            PACKAGE._APT: recorded("updates/apt-config"),
+            PACKAGE._DNF: "",
+            PACKAGE._KEYS: "",
+            PACKAGES: recorded("footprint/packages"),
+            SOURCES: recorded("updates/sources"),
+            VERIFY: recorded("updates/verify"),
+            OS_RELEASE: 'ID=debian\nVERSION_ID="13"\n',
+            UNIT_FILES: recorded("hardening/unit-files"),
+            RELEASE._NOW: "1795480000\n",
+            RELEASE._KERNELS: recorded("updates/kernels"),
+        },
+        flavour=flavour,
+    )
+
+
+def more(question: str, lines: str) -> Callable[[Guest], None]:
+    def seed(g: Guest) -> None:
+        g.answers[question] += lines
+
+    return seed
+
+
+def edit(question: str, old: str, new: str) -> Callable[[Guest], None]:
+    return lambda g: g.replace(question, old, new)
+
+
+LIST = "file /etc/apt/sources.list\n "
+DEFECTS = [
+    ("upd-signatures", more(PACKAGE._APT, 'APT::Get::AllowUnauthenticated "true";\n')),
+    ("upd-signatures", edit(PACKAGE._APT, 'AllowInsecureRepositories "0"', 'AllowInsecureRepositories "yes"')),
+    ("upd-signatures", more(PACKAGE._APT, 'Acquire::https::Verify-Peer "false";\n')),
+    ("upd-signatures", more(PACKAGE._DNF, "/etc/dnf/dnf.conf:gpgcheck=0\n")),
+    ("upd-signatures", edit(SOURCES, " Signed-By", " Trusted: yes\n Signed-By")),
+    ("upd-signatures", more(SOURCES, f"{LIST}deb [trusted=yes] https://deb.debian.org/debian trixie main\n")),
+    ("upd-sources", more(SOURCES, f"{LIST}deb https://mirror.example/debian trixie main\n")),
+    ("upd-sources", edit(SOURCES, "https://deb", "http://deb")),
+    ("upd-sources", more(PACKAGE._KEYS, "81a4 root root /etc/apt/trusted.gpg.d/vendor.asc\n")),
+    ("upd-mechanism-state", more(UNIT_FILES, "apt-daily-upgrade.timer enabled enabled\n")),
+    ("upd-pkgdb-intact", more(VERIFY, "??5??????   /usr/bin/su\n")),
+    ("upd-pkgdb-intact", more(VERIFY, "missing     /usr/bin/su\n")),
+    ("upd-supported", edit(OS_RELEASE, "13", "11")),
+    ("upd-supported", edit(RELEASE._NOW, "1795480000", "1849000000")),
+    ("upd-single-kernel", more(RELEASE._KERNELS, "/usr/lib/modules/6.1.0-old/\n")),
+    ("upd-single-kernel", more(RELEASE._KERNELS, "/boot/vmlinuz-6.1.0-old\n")),
+    ("upd-single-kernel", more(RELEASE._KERNELS, "/boot/EFI/Linux/old.efi\n")),
+    ("upd-single-kernel", more(PACKAGES, "installed linux-image-6.1.0-old 1\n")),
+    ("upd-single-kernel", more(PACKAGES, "config-files grub-pc 1\n")),
+]
+
+
+def test_a_healthy_guest_passes() -> None:
+    assert SUITE.red(guest(), "general-purpose") == {}
+
+
+@pytest.mark.parametrize(("control", "seed"), DEFECTS, ids=[f"{n}-{d[0]}" for n, d in enumerate(DEFECTS)])
+def test_a_defect_turns_exactly_its_control_red(control: str, seed: Callable[[Guest], None]) -> None:
+    g = guest()
+    seed(g)
+    red = SUITE.red(g, "general-purpose")
+    assert red.keys() == {control}
+
+
+def test_a_package_manager_without_sources_has_no_updates() -> None:
+    g = guest()
+    g.answers[SOURCES] = ""
+    assert SUITE.outcome("upd-sources", g) is Outcome.FAIL
+
+
+def test_an_image_without_package_manager_is_not_judged_by_packages() -> None:
+    g = guest("debian-immutable")
+    g.answers[PACKAGES] = g.answers[VERIFY] = g.answers[PACKAGE._APT] = "none\n"
+    assert SUITE.red(g, "immutable-host") == {}
+    assert SUITE.outcome("upd-sources", g) is Outcome.NOT_APPLICABLE
+    assert SUITE.outcome("upd-pkgdb-intact", g) is Outcome.NOT_APPLICABLE
+
+
+def test_a_repository_of_dnf_is_judged_too() -> None:
+    g = guest()
+    repository = (
+        "file /etc/yum.repos.d/x.repo\n [x]\n baseurl=https://deb.debian.org/debian trixie main\n gpgcheck={}\n"
+    )
+    g.answers[SOURCES] = repository.format(1)
+    assert SUITE.red(g, "general-purpose") == {}
+    g.answers[SOURCES] = repository.format(0)
+    assert SUITE.red(g, "general-purpose").keys() == {"upd-signatures"}
+
+
+@pytest.mark.parametrize(
+    ("control", "question"),
+    [
+        ("upd-signatures", PACKAGE._APT),
+        ("upd-signatures", PACKAGES),
+        ("upd-pkgdb-intact", VERIFY),
+        ("upd-mechanism-state", UNIT_FILES),
+        ("upd-supported", RELEASE._NOW),
+        ("upd-supported", OS_RELEASE),
+        ("upd-single-kernel", RELEASE._KERNELS),
+    ],
+)
+def test_an_answer_that_cannot_be_read_is_an_error(control: str, question: str) -> None:
+    g = guest()
+    g.answers[question] = "\x1b[2Jnonsense\n"
+    assert SUITE.outcome(control, g) is Outcome.ERROR
+
+
+def test_an_end_of_support_that_the_image_names_counts_where_the_flavour_has_none() -> None:
+    g = guest()
+    g.answers[OS_RELEASE] = "ID=x\nVERSION_ID=40\nSUPPORT_END=2027-11-30\n"
+    assert SUITE.outcome("upd-supported", g) is Outcome.PASS
+    g.answers[OS_RELEASE] = "ID=x\nVERSION_ID=40\nSUPPORT_END=2026-12-24\n"
+    assert SUITE.outcome("upd-supported", g) is Outcome.FAIL
