@@ -12,7 +12,7 @@ from seatrial.evidence.packages import Package, parse_packages, parse_sources, p
 
 DEB822 = (
     "file /etc/apt/sources.list.d/debian.sources\n"
-    " Types: deb\n URIs: https://deb.debian.org/debian\n Suites: trixie\n  trixie-updates\n Components: main\n"
+    " Types: deb\n URIs: https://packages.example/debian\n Suites: trixie\n  trixie-updates\n Components: main\n"
     " Signed-By: /usr/share/keyrings/a.pgp\n \n # a comment\n Types: deb\n URIs: https://off.example\n Suites: x\n"
     " Enabled: no\n"
 )
@@ -42,7 +42,7 @@ def test_no_package_manager_is_told_from_no_package() -> None:
 @pytest.mark.parametrize(
     ("text", "places"),
     [
-        (DEB822, ["https://deb.debian.org/debian trixie main", "https://deb.debian.org/debian trixie-updates main"]),
+        (DEB822, ["https://packages.example/debian trixie main", "https://packages.example/debian trixie-updates main"]),
         (OLD, ["http://x.example/debian stable main"]),
         (REPO, ["https://x.example/$releasever"]),
         (DEB822 + OLD + REPO, None),

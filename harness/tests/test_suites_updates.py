@@ -52,7 +52,7 @@ DEFECTS = [
     ("upd-signatures", more(PACKAGE._APT, 'Acquire::https::Verify-Peer "false";\n')),
     ("upd-signatures", more(PACKAGE._DNF, "/etc/dnf/dnf.conf:gpgcheck=0\n")),
     ("upd-signatures", edit(SOURCES, " Signed-By", " Trusted: yes\n Signed-By")),
-    ("upd-signatures", more(SOURCES, f"{LIST}deb [trusted=yes] https://deb.debian.org/debian trixie main\n")),
+    ("upd-signatures", more(SOURCES, f"{LIST}deb [trusted=yes] https://packages.example/debian trixie main\n")),
     ("upd-sources", more(SOURCES, f"{LIST}deb https://mirror.example/debian trixie main\n")),
     ("upd-sources", edit(SOURCES, "https://deb", "http://deb")),
     ("upd-sources", more(PACKAGE._KEYS, "81a4 root root /etc/apt/trusted.gpg.d/vendor.asc\n")),
@@ -98,7 +98,7 @@ def test_an_image_without_package_manager_is_not_judged_by_packages() -> None:
 def test_a_repository_of_dnf_is_judged_too() -> None:
     g = guest()
     repository = (
-        "file /etc/yum.repos.d/x.repo\n [x]\n baseurl=https://deb.debian.org/debian trixie main\n gpgcheck={}\n"
+        "file /etc/yum.repos.d/x.repo\n [x]\n baseurl=https://packages.example/debian trixie main\n gpgcheck={}\n"
     )
     g.answers[SOURCES] = repository.format(1)
     assert SUITE.red(g, "general-purpose") == {}
