@@ -54,7 +54,7 @@ DEFECTS = [
     ("upd-signatures", edit(SOURCES, " Signed-By", " Trusted: yes\n Signed-By")),
     ("upd-signatures", more(SOURCES, f"{LIST}deb [trusted=yes] https://packages.example/debian trixie main\n")),
     ("upd-sources", more(SOURCES, f"{LIST}deb https://mirror.example/debian trixie main\n")),
-    ("upd-sources", edit(SOURCES, "https://deb", "http://deb")),
+    ("upd-sources", edit(SOURCES, "https://packages", "http://packages")),
     ("upd-sources", more(PACKAGE._KEYS, "81a4 root root /etc/apt/trusted.gpg.d/vendor.asc\n")),
     ("upd-mechanism-state", more(UNIT_FILES, "apt-daily-upgrade.timer enabled enabled\n")),
     ("upd-pkgdb-intact", more(VERIFY, "??5??????   /usr/bin/su\n")),
