@@ -42,7 +42,10 @@ def test_no_package_manager_is_told_from_no_package() -> None:
 @pytest.mark.parametrize(
     ("text", "places"),
     [
-        (DEB822, ["https://packages.example/debian trixie main", "https://packages.example/debian trixie-updates main"]),
+        (
+            DEB822,
+            ["https://packages.example/debian trixie main", "https://packages.example/debian trixie-updates main"],
+        ),
         (OLD, ["http://x.example/debian stable main"]),
         (REPO, ["https://x.example/$releasever"]),
         (DEB822 + OLD + REPO, None),
