@@ -106,6 +106,7 @@ class Bench:
     flavour: Flavour
     with_words: WithWords
     slow: frozenset[str] = frozenset()
+    slow_questions: Mapping[str, float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _baselines: dict[str, Verdicts] = field(default_factory=dict)
     _kept: dict[str, threading.Lock] = field(default_factory=dict)
@@ -124,6 +125,7 @@ class Bench:
                 called(probe.check, watched, self.flavour)
         whole = sum(facts.seconds.values())
         slow = {command for command, seconds in facts.seconds.items() if seconds > _SLOW * whole}
+        self.slow_questions = {command: facts.seconds[command] for command in slow}
         self.slow = frozenset(control for control, commands in asked.items() if commands & slow)
         if self.ready.restorer is not None:
             self.ready.restorer.freeze(self.ready)
