@@ -36,7 +36,7 @@ __all__ = ["Bench", "Probe", "Result", "Tried", "outcome_of"]
 _PLACE: Final = "/run/seatrial-mutant"
 _CHANGE_S: Final = 300.0
 # A question is slow when it takes more than this share of all questions' time; so many mutants are looked at together.
-_SLOW: Final = 0.05
+_SLOW: Final = 0.01
 _TOGETHER: Final = 12
 _SHOWN: Final = 400
 # An account such as a person would have, for changes that are about one ("$U"): its password is known to nobody.
