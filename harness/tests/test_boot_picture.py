@@ -33,7 +33,7 @@ def test_recorded_boot_is_drawn_with_its_phases_and_its_chain(recorded: dict[str
     picture = drawn(recorded)
     tree = etree.fromstring(picture)
     texts = {element.text or "" for element in tree.iter("{*}text", "text")}
-    assert {"graphical.target", "multi-user.target", "ssh.service"} <= texts
+    assert {"multi-user.target", "ssh.service"} <= texts
     bars = [element.get("class") for element in tree.iter("{*}rect", "rect")]
     assert {"kernel_s", "initrd_s", "userspace_s", "chain", "unit"} <= set(bars)
     # The legend has one bar of the chain too.
