@@ -131,13 +131,14 @@ class Bench:
             self.ready.restorer.freeze(self.ready)
 
     def tried_all(self, mutants: Sequence[Mutant], *, jobs: int) -> Iterator[Tried]:
-        """Give the results in the order of ``mutants``, ``jobs`` of them at a time.
+        """Give the results, those of mutants that need no restart first, ``jobs`` of them at a time.
 
         Whether a mutant that needs no reboot changes slow controls is looked at for some of them together, and for
         each by itself only when one did. Its result comes when that is known.
         """
         with ThreadPoolExecutor(jobs, thread_name_prefix="mutant") as pool:
-            pools = [mutants[at : at + _TOGETHER] for at in range(0, len(mutants), _TOGETHER)]
+            ordered = sorted(mutants, key=lambda mutant: mutant.stage is not Stage.GUEST)
+            pools = [ordered[at : at + _TOGETHER] for at in range(0, len(ordered), _TOGETHER)]
             waiting = [(some, [pool.submit(self.tried, mutant) for mutant in some]) for some in pools]
             try:
                 for some, futures in waiting:
