@@ -14,6 +14,7 @@ from typing import Any
 
 import hardening_answers as more
 import pytest
+from hardening_answers import Edit, add, sub
 from seatrial.check import Check, NotApplicable
 from seatrial.errors import ObservationError
 from seatrial.evidence import (
@@ -42,7 +43,6 @@ SUITE = ROOT / "suites" / "hardening"
 RECORDED = ROOT / "fixtures" / "facts" / "hardening"
 CONTROLS = parse_controls((SUITE / "controls.toml").read_text(), where="controls.toml")
 Texts = dict[str, str]
-Edit = Callable[[str], str]
 
 
 def _load(path: Path) -> ModuleType:
@@ -209,19 +209,6 @@ def _outcome(control: Control, function: Callable[..., None], live: Mapping[str,
     except ObservationError:
         return Outcome.ERROR
     return judge(check.observations)[0]
-
-
-def add(*lines: str) -> Edit:
-    return lambda text: text + "".join(f"{line}\n" for line in lines)
-
-
-def sub(old: str, new: str) -> Edit:
-    def edit(text: str) -> str:
-        changed = re.sub(f"(?m){old}", new, text)
-        assert changed != text, f"the defect {old!r} -> {new!r} changes nothing"
-        return changed
-
-    return edit
 
 
 def setting(keyword: str, value: str) -> tuple[str, Edit]:

@@ -145,14 +145,12 @@ def judge_growth(
         under = statistics.median(chance.choices(before, k=len(before))) or middle
         ratios.append(100 * (statistics.median(chance.choices(now, k=len(now))) / under - 1))
     interval = _cut(sorted(ratios), value, 100 * noise)
-    return Judged(
-        quantity=quantity,
-        unit="%",
-        value=value,
-        interval=interval,
-        limit=limit_percent,
-        standing=_standing(interval, limit_percent),
-    )
+    return _grown(quantity, value, interval, limit_percent)
+
+
+def _grown(quantity: str, value: float, interval: Interval, limit: float) -> Judged:
+    standing = _standing(interval, limit)
+    return Judged(quantity=quantity, unit="%", value=value, interval=interval, limit=limit, standing=standing)
 
 
 def judge_growth_in_pairs(
@@ -172,14 +170,7 @@ def judge_growth_in_pairs(
     medians = sorted(statistics.median(chance.choices(grown, k=len(grown))) for _ in range(_RESAMPLES))
     # A median of n normal values varies 1.2 / sqrt(n) times as much as one of them (n = 3: 0.67, n = 8: 0.42).
     interval = _cut(medians, value, 100 * noise * min(1.0, 1.2 / math.sqrt(len(grown))))
-    return Judged(
-        quantity=quantity,
-        unit="%",
-        value=value,
-        interval=interval,
-        limit=limit_percent,
-        standing=_standing(interval, limit_percent),
-    )
+    return _grown(quantity, value, interval, limit_percent)
 
 
 def growers(
