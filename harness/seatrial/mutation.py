@@ -6,10 +6,11 @@ A control is shown to work when the defect turns it red; one that turns red besi
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import shlex
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -20,7 +21,6 @@ from typing import Final
 from seatrial.again import called
 from seatrial.clock import monotonic_s
 from seatrial.errors import ObservationError, SeatrialError
-from seatrial.guest.facts import Answer, Asker, Facts
 from seatrial.guest.shell import Shell
 from seatrial.mutants_file import Mutant, Stage
 from seatrial.mutation_files import mutant_files
@@ -35,9 +35,8 @@ __all__ = ["Bench", "Probe", "Result", "Tried", "outcome_of"]
 
 _PLACE: Final = "/run/seatrial-mutant"
 _CHANGE_S: Final = 300.0
-# A question is slow when it takes more than this share of all questions' time; so many mutants are looked at together.
-_SLOW: Final = 0.01
-_TOGETHER: Final = 12
+# So many mutants are looked at together for alarms.
+_TOGETHER: Final = 16
 _SHOWN: Final = 400
 # An account such as a person would have, for changes that are about one ("$U"): its password is known to nobody.
 _ACCOUNT: Final = "mutant"
@@ -59,6 +58,23 @@ class Result(StrEnum):
     SURVIVED = "survived"
     FALSE_ALARM = "false alarm"
     NOT_APPLICABLE = "not-applicable"
+
+
+class Way(StrEnum):
+    """How a guest comes to be what a mutant made of it."""
+
+    COPY = "a copy"
+    RESTARTED = "a copy that was reset"
+    WORDS = "other words on its kernel's command line"
+    BOOTED = "another boot"
+
+
+_WAYS: Final = {
+    Stage.GUEST: Way.COPY,
+    Stage.REBOOT: Way.RESTARTED,
+    Stage.IMAGE: Way.RESTARTED,
+    Stage.COMMAND_LINE: Way.WORDS,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +103,8 @@ class Inapplicable(Exception):
 
 
 Verdicts = Mapping[str, Verdict]
+# How a copy was made, what was done to it first, and the only controls that were judged (None: all that can be).
+_Key = tuple[Way, str, frozenset[str] | None]
 NO_FOLLOWERS: Final[Mapping[str, Sequence[str]]] = MappingProxyType({})
 # Boots the image once more with further words on its kernel's command line.
 WithWords = Callable[[str], contextlib.AbstractContextManager[Session]]
@@ -105,96 +123,90 @@ class Bench:
     probes: Sequence[Probe]
     flavour: Flavour
     with_words: WithWords
-    slow: frozenset[str] = frozenset()
-    slow_questions: Mapping[str, float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _baselines: dict[str, Verdicts] = field(default_factory=dict)
-    _kept: dict[str, threading.Lock] = field(default_factory=dict)
+    _baselines: dict[_Key, Verdicts] = field(default_factory=dict)
+    _kept: dict[_Key, threading.Lock] = field(default_factory=dict)
 
     def warmed_up(self) -> None:
-        """Judge the ready guest itself once, and freeze it: its copies find what they will read in memory.
-
-        The seconds of each question are measured: controls that ask a slow one are judged for some mutants together.
-        """
-        facts = _Measured(self.ready.shell)
-        watched = replace(self.ready, facts=facts)
-        asked: dict[str, set[str]] = {}
-        for probe in self.probes:
-            if "guest" not in probe.check.needs:
-                facts.asked_now = asked.setdefault(self.plan.control_of[probe.node], set())
-                called(probe.check, watched, self.flavour)
-        whole = sum(facts.seconds.values())
-        slow = {command for command, seconds in facts.seconds.items() if seconds > _SLOW * whole}
-        self.slow_questions = {command: facts.seconds[command] for command in slow}
-        self.slow = frozenset(control for control, commands in asked.items() if commands & slow)
+        """Judge the ready guest itself once, and freeze it: its copies find what they will read in memory."""
+        self.judged(self.ready)
         if self.ready.restorer is not None:
             self.ready.restorer.freeze(self.ready)
 
     def tried_all(self, mutants: Sequence[Mutant], *, jobs: int) -> Iterator[Tried]:
         """Give the results, those of mutants that need no restart first, ``jobs`` of them at a time.
 
-        Whether a mutant that needs no reboot changes slow controls is looked at for some of them together, and for
-        each by itself only when one did. Its result comes when that is known.
+        In its own copy a mutant meets the controls that it or one of its neighbours names. Whether it changes any
+        other is looked at for these neighbours together; only when they did, each meets the changed ones by itself.
         """
+        ordered = sorted(mutants, key=lambda mutant: list(Stage).index(mutant.stage))
+        groups = [list(group) for _way, group in itertools.groupby(ordered, key=lambda mutant: _WAYS.get(mutant.stage))]
+        neighbours = [group[at : at + _TOGETHER] for group in groups for at in range(0, len(group), _TOGETHER)]
         with ThreadPoolExecutor(jobs, thread_name_prefix="mutant") as pool:
-            ordered = sorted(mutants, key=lambda mutant: mutant.stage is not Stage.GUEST)
-            pools = [ordered[at : at + _TOGETHER] for at in range(0, len(ordered), _TOGETHER)]
-            waiting = [(some, [pool.submit(self.tried, mutant) for mutant in some]) for some in pools]
+            waiting = [pool.submit(self._tried_together, some) for some in neighbours]
             try:
-                for some, futures in waiting:
-                    results = [future.result() for future in futures]
-                    again = self._suspects(some, results)
-                    for mutant, tried in zip(some, results, strict=True):
-                        # Not in the pool: there it would wait for all mutants that are still to come.
-                        yield self.tried(mutant, are_slow_ones_asked=True) if mutant.id in again else tried
+                for future in waiting:
+                    yield from future.result()
             finally:
-                for _some, futures in waiting:
-                    for future in futures:
-                        future.cancel()
+                for future in waiting:
+                    future.cancel()
 
-    def _suspects(self, mutants: Sequence[Mutant], results: Sequence[Tried]) -> frozenset[str]:
-        """Make all changes that could be made in one copy; return whose, if a slow control changed that none names."""
-        made = [
-            mutant
-            for mutant, tried in zip(mutants, results, strict=True)
-            if mutant.stage is Stage.GUEST and tried.result is not Result.NOT_APPLICABLE
+    def tried(self, mutant: Mutant, *, asked: Collection[str] | None = None) -> Tried:
+        """Seed ``mutant`` in a guest of its own and judge.
+
+        :param asked: the controls to judge beside those that it names; None for all.
+        """
+        return self._tried(mutant, asked)[0]
+
+    def _tried_together(self, mutants: Sequence[Mutant]) -> list[Tried]:
+        named = frozenset(name for mutant in mutants for name in mutant.caught_by)
+        alone = [self._tried(mutant, named) for mutant in mutants]
+        made = [mutant for mutant, (_tried, was_made) in zip(mutants, alone, strict=True) if was_made]
+        asked: frozenset[str] | None
+        try:
+            alarming = self._alarming(made, named) if made else frozenset()
+            asked = named | alarming
+        except (SeatrialError, Inapplicable):
+            # Together they break the guest or exclude each other, so each is looked at by itself.
+            alarming, asked = named, None
+        if not alarming:
+            return [tried for tried, _was_made in alone]
+        return [
+            self.tried(mutant, asked=asked) if was_made else tried
+            for mutant, (tried, was_made) in zip(mutants, alone, strict=True)
         ]
-        named = {name for mutant in made for name in mutant.caught_by}
-        if len(made) < 2 or not self.slow - named:
-            return frozenset(mutant.id for mutant in made if self.slow - named)
-        before = self._baseline("", _MAKE_ACCOUNT, ())
-        with self.ready.restored() as copy:
-            _run(copy.shell, _MAKE_ACCOUNT, what="the account of '$U' could not be made")
-            for mutant in made:
-                with contextlib.suppress(Inapplicable):  # one change can stand in another's way
-                    _change(copy.shell, mutant.change)
-            after = self.judged(copy, are_slow_ones_asked=True)
-        changed = {name for name in self.slow if name in after and after[name].outcome is not before[name].outcome}
-        alarming = {n for n in changed - named if not any(_fits(name, self.follows.get(n, ())) for name in named)}
-        return frozenset(mutant.id for mutant in made) if alarming else frozenset()
 
-    def tried(self, mutant: Mutant, *, are_slow_ones_asked: bool = False) -> Tried:
-        """Seed ``mutant`` in a guest of its own and judge."""
-        began = monotonic_s()
+    def _alarming(self, mutants: Sequence[Mutant], named: frozenset[str]) -> frozenset[str]:
+        """Make all these changes in one copy; return the controls that changed, but are neither named nor follow."""
+        before, after = self._before_and_after(mutants, None)
+        changed = (n for n in after if n not in named and after[n].outcome is not before[n].outcome)
+        return frozenset(n for n in changed if not any(_fits(name, self.follows.get(n, ())) for name in named))
+
+    def _tried(self, mutant: Mutant, asked: Collection[str] | None) -> tuple[Tried, bool]:
+        """Return what became of ``mutant``, and whether its change was made and the guest still answers."""
+        began, is_made = monotonic_s(), False
         try:
             self._refused(mutant)
-            before, after = self._before_and_after(mutant, are_slow_ones_asked=are_slow_ones_asked)
+            before, after = self._before_and_after([mutant], asked)
             done = compared(mutant, before, after, image=self.image, follows=self.follows)
+            is_made = True
         except Inapplicable as exc:
             done = Tried(id=mutant.id, image=self.image, result=Result.NOT_APPLICABLE, error=str(exc))
         except SeatrialError as exc:
             # A guest that does not come back is noticed by a gate as well, yet by no control.
             done = Tried(id=mutant.id, image=self.image, result=Result.SURVIVED, error=exc.message)
-        return replace(done, seconds=round(monotonic_s() - began, 1))
+        return replace(done, seconds=round(monotonic_s() - began, 1)), is_made
 
-    def judged(self, session: Session, *, also: Sequence[str] = (), are_slow_ones_asked: bool = False) -> Verdicts:
+    def judged(self, session: Session, *, asked: Collection[str] | None = None, also: Collection[str] = ()) -> Verdicts:
         """Return the verdicts on ``session`` by control.
 
-        :param also: controls to judge even if they are :attr:`apart` or slow.
+        :param asked: the controls to judge, of which those that are :attr:`apart` are left out; None for all.
+        :param also: controls to judge even if they are :attr:`apart`.
         :raises SessionLost: the connection broke.
         """
-        left_out = (self.apart if are_slow_ones_asked else self.apart | self.slow) - {*also}
-        probes = [p for p in self.probes if self.plan.control_of[p.node] not in left_out]
+        apart, control_of = self.apart, self.plan.control_of
+        wanted = {*also} | {n for n in self.known if n not in apart and (asked is None or n in asked)}
+        probes = [p for p in self.probes if control_of[p.node] in wanted]
         # A check that changes the guest comes last: the others shall not see what it did.
         probes.sort(key=lambda probe: "guest" in probe.check.needs)
         quiet = [p.check for p in probes if "guest" not in p.check.needs]
@@ -203,7 +215,7 @@ class Bench:
         for probe in probes:
             session.guard()
             ended = called(probe.check, session, self.flavour)
-            found[self.plan.control_of[probe.node]] = self.plan.verdict(probe.node, ended)
+            found[control_of[probe.node]] = self.plan.verdict(probe.node, ended)
         return found
 
     @property
@@ -244,75 +256,69 @@ class Bench:
         """Return the controls that can be judged here."""
         return frozenset(self.plan.control_of[probe.node] for probe in self.probes)
 
-    def _before_and_after(self, mutant: Mutant, *, are_slow_ones_asked: bool) -> tuple[Verdicts, Verdicts]:
-        if mutant.stage is Stage.COMMAND_LINE:
-            return self._with_command_line(mutant)
-        first = _MAKE_ACCOUNT if re.search(r"\$\{?U\b", mutant.change) else ""
-        restarts = mutant.stage in (Stage.REBOOT, Stage.IMAGE)
-        before = self._baseline("restarted" if restarts else "", first, mutant.caught_by)
-        with self.ready.restored() as copy:
-            _run(copy.shell, first, what="the account of '$U' could not be made")
-            _change(copy.shell, mutant.change)
-            if restarts:
-                copy.power_cut()
-            also, slow_too = mutant.caught_by, restarts or mutant.is_benign or are_slow_ones_asked
-            return before, self.judged(copy, also=also, are_slow_ones_asked=slow_too)
+    def _before_and_after(self, mutants: Sequence[Mutant], asked: Collection[str] | None) -> tuple[Verdicts, Verdicts]:
+        """Make the changes of all these mutants, which need the same way of restarting, in one copy.
 
-    def _with_command_line(self, mutant: Mutant) -> tuple[Verdicts, Verdicts]:
-        added, dropped = _words(mutant.change)
+        :raises Inapplicable: the only change could not be made; of several, one that stands in another's way is left.
+        """
+        first = _MAKE_ACCOUNT if any(re.search(r"\$\{?U\b", mutant.change) for mutant in mutants) else ""
+        also = mutants[0].caught_by if len(mutants) == 1 else ()
+        way = _WAYS[mutants[0].stage]
         with contextlib.ExitStack() as stack:
             copy = stack.enter_context(self.ready.restored())
-            if _has_loader(copy.shell):
-                before = self._baseline("restarted", "", mutant.caught_by)
-                _reword(copy.shell, added, dropped)
-                copy.power_cut()
-            elif dropped:
-                raise Inapplicable("the kernel's words are inside of a signed or unified image: none can be dropped")
+            if way is Way.WORDS:
+                words = [_words(mutant.change) for mutant in mutants]
+                added, dropped = ([word for pair in words for word in pair[which]] for which in (0, 1))
+                way, copy = self._with_command_line(copy, added, dropped, stack)
             else:
-                before = self._baseline("booted", "", mutant.caught_by)
-                stack.close()
-                copy = stack.enter_context(self.with_words(" ".join(added)))
-            _took(copy.shell, added, dropped)
-            return before, self.judged(copy, also=mutant.caught_by, are_slow_ones_asked=True)
+                _run(copy.shell, first, what="the account of '$U' could not be made")
+                forgiven = (Inapplicable,) if len(mutants) > 1 else ()
+                for mutant in mutants:
+                    with contextlib.suppress(*forgiven):
+                        _change(copy.shell, mutant.change)
+                if way is Way.RESTARTED:
+                    copy.power_cut()
+            after = self.judged(copy, asked=asked, also=also)
+        return self._baseline(way, first, also), after
 
-    def _baseline(self, way: str, first: str, also: Sequence[str]) -> Verdicts:
-        """Return the verdicts on a copy that nobody has changed, made in the same way; each is judged once.
+    def _with_command_line(
+        self, copy: Session, added: Sequence[str], dropped: Sequence[str], stack: contextlib.ExitStack
+    ) -> tuple[Way, Session]:
+        way = Way.RESTARTED
+        if _has_loader(copy.shell):
+            _reword(copy.shell, added, dropped)
+            copy.power_cut()
+        elif dropped:
+            raise Inapplicable("the kernel's words are inside of a signed or unified image: none can be dropped")
+        else:
+            way = Way.BOOTED
+            stack.close()
+            copy = stack.enter_context(self.with_words(" ".join(added)))
+        _took(copy.shell, added, dropped)
+        return way, copy
 
-        :param way: "" for a copy, "restarted" for one that was rebooted, "booted" for another boot.
-        """
-        apart = tuple(sorted(self.apart & {*also}))
-        key = f"{way}:{bool(first)}:{','.join(apart)}"
+    def _baseline(self, way: Way, first: str, also: Collection[str]) -> Verdicts:
+        """Return the verdicts on a copy that nobody has changed, made in the same way; each is judged once."""
+        whole = self._kept_verdicts(way, first, None)
+        apart = self.apart & {*also}
+        return {**whole, **self._kept_verdicts(way, first, apart)} if apart else whole
+
+    def _kept_verdicts(self, way: Way, first: str, only: frozenset[str] | None) -> Verdicts:
+        key = (way, first, only)
         with self._lock:
             lock = self._kept.setdefault(key, threading.Lock())
         with lock:
             if key not in self._baselines:
-                self._baselines[key] = self._unchanged(way, first, apart)
+                self._baselines[key] = self._unchanged(way, first, only)
             return self._baselines[key]
 
-    def _unchanged(self, way: str, first: str, also: Sequence[str]) -> Verdicts:
-        with self.with_words("") if way == "booted" else self.ready.restored() as copy:
+    def _unchanged(self, way: Way, first: str, only: frozenset[str] | None) -> Verdicts:
+        with self.with_words("") if way is Way.BOOTED else self.ready.restored() as copy:
             _run(copy.shell, first, what="the account of '$U' could not be made")
             _change(copy.shell, ":")
-            if way == "restarted":
+            if way is Way.RESTARTED:
                 copy.power_cut()
-            return self.judged(copy, also=also, are_slow_ones_asked=True)
-
-
-class _Measured(Facts):
-    """Facts that note how long each question takes (seconds), and who asks it."""
-
-    def __init__(self, asker: Asker) -> None:
-        super().__init__(asker)
-        self.seconds: dict[str, float] = {}
-        self.asked_now: set[str] = set()
-
-    def ask(self, command: str) -> Answer:
-        self.asked_now.add(command)
-        began = monotonic_s()
-        try:
-            return super().ask(command)
-        finally:
-            self.seconds.setdefault(command, monotonic_s() - began)
+            return self.judged(copy, asked=only and (), also=only or ())
 
 
 def _words(change: str) -> tuple[list[str], list[str]]:

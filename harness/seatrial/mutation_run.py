@@ -139,8 +139,6 @@ def _try_all(
     progress = ready.progress
     progress.phase(f"judging {len(ready.probes)} controls once, and freezing the guest")
     bench.warmed_up()
-    for question, seconds in sorted(bench.slow_questions.items(), key=lambda item: -item[1]):
-        progress.note(f"{seconds:.1f} s for the question {question.splitlines()[0][:70]!r}")
     progress.phase(f"trying {len(mutants)} mutants, {jobs} at a time")
     for number, tried in enumerate(bench.tried_all(mutants, jobs=jobs), start=1):
         took(tried)

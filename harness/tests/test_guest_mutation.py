@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from micro_boot import micro_session
 from seatrial.check import Check
+from seatrial.errors import SessionLost
 from seatrial.guest.facts import Facts
 from seatrial.mutants_file import Mutant, Stage
 from seatrial.mutation import Bench, Probe, Result
@@ -91,16 +92,28 @@ def test_four_mutants_side_by_side_come_to_four_results(bench: Bench) -> None:
     assert all(one.seconds > 0 for one in results)
 
 
-def test_a_slow_control_that_changed_for_some_together_is_found_for_the_one_that_did_it(bench: Bench) -> None:
+def test_what_changed_for_some_together_is_found_for_the_one_that_did_it(bench: Bench) -> None:
     mutants = [seeded("touch /tmp/one", "one"), seeded("touch /tmp/one /tmp/two", "one"), seeded("ls /nowhere", "one")]
-    bench.slow = frozenset({"two"})
-    try:
-        results = list(bench.tried_all(mutants, jobs=1))
-        alone = bench.tried(mutants[1])
-    finally:
-        bench.slow = frozenset()
+    results = list(bench.tried_all(mutants, jobs=1))
     assert [one.result for one in results] == [Result.KILLED, Result.FALSE_ALARM, Result.NOT_APPLICABLE]
-    assert alone.result is Result.KILLED  # by itself it asks no slow question
+    alone = bench.tried(mutants[1], asked=["one"])
+    assert alone.result is Result.KILLED  # the other control was not asked
+
+
+def test_changes_that_break_the_guest_together_are_looked_at_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mutants = [seeded("touch /tmp/one", "one"), seeded("touch /tmp/one /tmp/two", "one")]
+    really = Bench._before_and_after
+
+    def breaking(self: Bench, mutants: Sequence[Mutant], asked: Collection[str] | None) -> object:
+        if len(mutants) > 1:
+            raise SessionLost("the guest is gone")
+        return really(self, mutants, asked)
+
+    monkeypatch.setattr(Bench, "_before_and_after", breaking)
+    results = list(bench.tried_all(mutants, jobs=1))
+    assert [one.result for one in results] == [Result.KILLED, Result.FALSE_ALARM]
 
 
 def test_a_change_has_its_files_its_account_and_its_root(bench: Bench) -> None:
