@@ -10,6 +10,7 @@ from pathlib import Path
 from seatrial.boot_time import Measurement, Plan, Yardstick, measure
 from seatrial.clock import utc_now
 from seatrial.errors import ConfigError
+from seatrial.first_look import with_flavour
 from seatrial.layout import out_dir
 from seatrial.options import Settings
 from seatrial.policy.budgets import check_names
@@ -41,7 +42,7 @@ def judge_boot_time(
     :raises ConfigError: an option, a table or a record is not usable; nothing has booted then.
     :raises SeatrialError: the image did not come up, or could not be measured.
     """
-    candidate = examine(settings, progress)
+    candidate = examine(with_flavour(settings, progress), progress)
     yardstick = Yardstick(
         budgets=_budgets(candidate, files.budgets),
         baseline=read_boot_record(files.baseline) if files.baseline else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import inspect
 import signal
@@ -29,6 +30,7 @@ _SAID = pytest.StashKey[tuple[str, str]]()
 _VERDICT = "seatrial-verdict"
 _LOST = "seatrial-lost"
 _COPIES = "seatrial_copies"
+_FLAVOUR = "seatrial_flavour"
 
 
 class _Idle:
@@ -52,6 +54,8 @@ class Judging:
         self.config = config
         with self.shown() as progress, user_errors():
             settings = resolve(config.getoption, config.getini, environment())
+            if told := getattr(config, "workerinput", {}).get(_FLAVOUR):
+                settings = dataclasses.replace(settings, flavour=told)
             _refuse_break_elsewhere(settings, config)
             self.candidate: Candidate = _candidate(settings, progress)
         self.plan: Plan | None = None
@@ -114,6 +118,7 @@ class Gate(Judging):
         if self._place is None:
             self._place = self._until_end.enter_context(handover_place())
         node.workerinput["seatrial_handover"] = self._place.path
+        node.workerinput[_FLAVOUR] = self.candidate.settings.flavour
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
@@ -397,6 +402,10 @@ def _candidate(settings: Settings, progress: Progress) -> Candidate:
         return examine_facts(settings)
     from seatrial.session import examine
 
+    if settings.flavour is None:
+        from seatrial.first_look import with_flavour
+
+        settings = with_flavour(settings, progress)
     return examine(settings, progress)
 
 

@@ -16,6 +16,7 @@ from typing import Final
 
 from seatrial.clock import Deadline, utc_now
 from seatrial.errors import ConfigError
+from seatrial.first_look import with_flavour
 from seatrial.guest.rights import as_root
 from seatrial.guest.ssh import Channel, RunKey
 from seatrial.machine.accelerator import Choice
@@ -40,7 +41,7 @@ def boot_for_a_person(settings: Settings, *, console: bool) -> int:
     :raises SeatrialError: the image did not come up.
     """
     with progress_for() as progress:
-        candidate = examine(settings, progress)
+        candidate = examine(with_flavour(settings, progress), progress)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise ConfigError("'seatrial boot' needs a terminal on stdin and stdout", hint="scripts use 'seatrial gate'")
     with tempfile.TemporaryDirectory(prefix="seatrial-boot-") as place:

@@ -162,17 +162,16 @@ class Bench:
         named = frozenset(name for mutant in mutants for name in mutant.caught_by)
         alone = [self._tried(mutant, named) for mutant in mutants]
         made = [mutant for mutant, (_tried, was_made) in zip(mutants, alone, strict=True) if was_made]
-        asked: frozenset[str] | None
+        again: Collection[str] | None
         try:
-            alarming = self._alarming(made, named) if made else frozenset()
-            asked = named | alarming
+            again = self._alarming(made, named) if made else ()
         except (SeatrialError, Inapplicable):
-            # Together they break the guest or exclude each other, so each is looked at by itself.
-            alarming, asked = named, None
-        if not alarming:
+            # Together they break the guest or exclude each other, so each meets all controls by itself.
+            again = None
+        if again is not None and not again:
             return [tried for tried, _was_made in alone]
         return [
-            self.tried(mutant, asked=asked) if was_made else tried
+            _both(tried, self.tried(mutant, asked=again)) if was_made else tried
             for mutant, (tried, was_made) in zip(mutants, alone, strict=True)
         ]
 
@@ -359,6 +358,14 @@ def compared(
     if unexpected:
         result = Result.FALSE_ALARM
     return Tried(id=mutant.id, image=image, result=result, killed_by=killed_by, unexpected=unexpected, error=error)
+
+
+def _both(first: Tried, again: Tried) -> Tried:
+    """Return what a mutant came to when it was tried twice, the second time for alarms only."""
+    unexpected = tuple(dict.fromkeys([*first.unexpected, *again.unexpected]))
+    result = Result.FALSE_ALARM if unexpected else first.result
+    seconds = round(first.seconds + again.seconds, 1)
+    return replace(first, result=result, unexpected=unexpected, seconds=seconds)
 
 
 def _fits(name: str, globs: Sequence[str]) -> bool:

@@ -36,7 +36,17 @@ from seatrial.restore import Restorer, Session, new_session
 from seatrial.suites import flavour_names, read_flavour
 from seatrial.waiver_file import read_waivers
 
-__all__ = ["Candidate", "Session", "booted", "booted_again", "examine", "first_usable", "launch_of"]
+__all__ = [
+    "Candidate",
+    "Session",
+    "booted",
+    "booted_again",
+    "examine",
+    "first_usable",
+    "launch_of",
+    "patience_for",
+    "watch_for_hangs",
+]
 
 _MOST_CONSOLE = 262_144
 _REFUSED_S = 30.0
@@ -220,12 +230,11 @@ def _ready(
     progress: Progress,
     watched: Callable[[Watch], None] = lambda _watch: None,
 ) -> Iterator[Session]:
-    settings, choice = candidate.settings, launch.choice
-    patience = _patience(candidate, choice)
+    choice = launch.choice
+    patience = patience_for(candidate, choice)
     progress.phase(f"powering on under {choice.accelerator} ({choice.reason})")
     with powered_on(launch) as boot:
-        slowness = TCG_HANG_FACTOR if choice.accelerator == "tcg" else 1
-        boot.watch.limits = HangLimits(silent_s=settings.hang_timeout * slowness)
+        watch_for_hangs(candidate, boot, choice)
         watched(boot.watch)
         watching = [True]
         boot.console.listen(lambda _chunk: progress.detail(boot.console.last_line) if watching else None)
@@ -251,7 +260,14 @@ def _ready(
                 yield new_session(guest, boot, way=way, restorer=restorer)
 
 
-def _patience(candidate: Candidate, choice: Choice) -> Patience:
+def watch_for_hangs(candidate: Candidate, boot: Boot, choice: Choice) -> None:
+    """Let the watch of ``boot`` end it when it stands still for as long as the settings say."""
+    slowness = TCG_HANG_FACTOR if choice.accelerator == "tcg" else 1
+    boot.watch.limits = HangLimits(silent_s=candidate.settings.hang_timeout * slowness)
+
+
+def patience_for(candidate: Candidate, choice: Choice) -> Patience:
+    """Return how long a boot of ``candidate`` on the accelerator ``choice`` is waited for."""
     settings = candidate.settings
     factor = TCG_FACTOR if choice.accelerator == "tcg" else 1
     return Patience(

@@ -106,12 +106,15 @@ class MicroRun:
 
 
 @contextlib.contextmanager
-def started(place: Path, suite: str, *options: str, terminal: int | None = None, **more: str) -> Iterator[MicroRun]:
+def started(
+    place: Path, suite: str, *options: str, terminal: int | None = None, is_known: bool = True, **more: str
+) -> Iterator[MicroRun]:
     """Start ``pytest --image DISK ... SUITE`` in ``place``; it is killed at the end of the block if it still runs.
 
     :param suite: a folder of ``fixtures/suites``, which is copied as a user's own.
     :param terminal: the terminal that the run gets as its own, Ctrl-C included, and that is closed here then; without
         one its output goes to the file ``shown``.
+    :param is_known: say of which flavour the guest is.
     :param more: variables for its environment.
     """
     guest = micro_guest()
@@ -122,7 +125,7 @@ def started(place: Path, suite: str, *options: str, terminal: int | None = None,
     (place / "pytest.ini").write_text("[pytest]\n")  # the user's folder; without it pytest would look for ours
     subject = ("--image", "disk.raw", "--kernel", guest.kernel, "--initrd", guest.initrd, "--append", QUICK)
     machine = ("--machine", "q35-bios", "--memory", "384", "--cpus", "1", "--accel", "tcg")
-    policy = ("--flavour", FIXTURES / "faults" / "micro.toml", "--out", "out")
+    policy = ("--out", "out", *(("--flavour", FIXTURES / "faults" / "micro.toml") if is_known else ()))
     plain = (sys.executable, "-m", "pytest", "-c", "pytest.ini", "-p", "no:cacheprovider")
     own_session = ("setsid", "--ctty") if terminal is not None else ()
     words = [*own_session, *plain, *subject, *machine, *policy, *options, suite]

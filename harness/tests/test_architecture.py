@@ -35,6 +35,7 @@ FLOORS = (
         "handover",
         "replay",
         "waiver_file",
+        "first_look",
         "identity",
         "listing",
         "mutants_file",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from seatrial.clock import Deadline
@@ -14,7 +14,7 @@ from seatrial.guest.shell import Shell, root_shell
 from seatrial.guest.ssh import Address, Connection, Guard, LoginKey, OnDemand, connect, read_banner
 from seatrial.progress import Progress
 
-__all__ = ["Guest", "Patience", "ready_guest"]
+__all__ = ["Entry", "Guest", "Patience", "first_login", "ready_guest"]
 
 _LOOK_S = 0.5
 _LONGEST_PAUSE_S = 5.0
@@ -68,18 +68,9 @@ def ready_guest(  # noqa: PLR0913  # what a boot is waited for with, each by its
     :raises AuthRefused: the server refuses the key.
     :raises RightsRefused: the user is let in, and cannot become root.
     """
-    deadline = Deadline(patience.boot_s)
-    progress.phase("waiting for the SSH server")
-    banner = _wait_for_banner(address, deadline, guard)
-    banner_s = deadline.elapsed_s
-    progress.phase(f"logging in as {user!r}")
-    with contextlib.ExitStack() as stack:
-        # Provisioning (cloud-init writes our key) may end after sshd has greeted, but not for ever.
-        login = deadline.within(patience.settle_s)
-        tries = _Tries(login, deadline.within(patience.refused_s or patience.settle_s), guard, progress)
-        log_in = functools.partial(connect, address, user, key, deadline=login, guard=guard)
-        connection = stack.enter_context(_logged_in(log_in, tries))
-        login_s = deadline.elapsed_s
+    entering = first_login(address, [user], key, guard=guard, patience=patience, progress=progress)
+    with entering as entry, contextlib.ExitStack() as stack:
+        connection = entry.connection
         let_in()
         require_root(connection, guard=guard)
         shell = stack.enter_context(root_shell(connection, guard=guard, timeout_s=patience.command_s))
@@ -89,12 +80,70 @@ def ready_guest(  # noqa: PLR0913  # what a boot is waited for with, each by its
             connection=connection,
             shell=shell,
             address=address,
-            banner=banner,
+            banner=entry.banner,
             state=state,
-            banner_s=banner_s,
-            login_s=login_s,
-            ready_s=deadline.elapsed_s,
+            banner_s=entry.banner_s,
+            login_s=entry.login_s,
+            ready_s=entry.since_power_on.elapsed_s,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """The first login: the connection, and when it was made (seconds since power-on)."""
+
+    connection: Connection
+    banner: str
+    banner_s: float
+    login_s: float
+    since_power_on: Deadline
+
+
+@contextlib.contextmanager
+def first_login(  # what a boot is waited for with, each by its name
+    address: Address, users: Sequence[str], key: LoginKey, *, guard: Guard, patience: Patience, progress: Progress
+) -> Iterator[Entry]:
+    """Wait until the guest, which was powered on just now, lets ``key`` in as one of ``users``.
+
+    :raises BootTimeout: no banner in time, or the server that greets never lets a login come to its end.
+    :raises AuthRefused: the server refuses the key.
+    """
+    deadline = Deadline(patience.boot_s)
+    progress.phase("waiting for the SSH server")
+    banner = _wait_for_banner(address, deadline, guard)
+    banner_s = deadline.elapsed_s
+    progress.phase(f"logging in as {' or '.join(map(repr, users))}")
+    # Provisioning (cloud-init writes our key) may end after sshd has greeted, but not for ever.
+    login = deadline.within(patience.settle_s)
+    tries = _Tries(login, deadline.within(patience.refused_s or patience.settle_s), guard, progress)
+
+    def connect_as(user: str) -> contextlib.AbstractContextManager[Connection]:
+        return connect(address, user, key, deadline=login, guard=guard)
+
+    with _logged_in(functools.partial(_as_one_of, users, connect_as), tries) as connection:
+        yield Entry(
+            connection=connection,
+            banner=banner,
+            banner_s=banner_s,
+            login_s=deadline.elapsed_s,
+            since_power_on=deadline,
+        )
+
+
+@contextlib.contextmanager
+def _as_one_of(
+    users: Sequence[str], connect_as: Callable[[str], contextlib.AbstractContextManager[Connection]]
+) -> Iterator[Connection]:
+    with contextlib.ExitStack() as stack:
+        for user in users:
+            try:
+                connection = stack.enter_context(connect_as(user))
+            except AuthRefused:
+                if user == users[-1]:
+                    raise
+            else:
+                break
+        yield connection
 
 
 def _wait_for_banner(address: Address, deadline: Deadline, guard: Guard) -> str:

@@ -6,14 +6,14 @@ import base64
 import io
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import quote
 
 from seatrial.policy.differences import Difference, Kind, Touched
-from seatrial.policy.flavours import Access
+from seatrial.policy.flavours import Access, Route
 
-__all__ = ["KEY_COMMENT", "RUN_SUDOERS", "Provision", "provision"]
+__all__ = ["KEY_COMMENT", "RUN_SUDOERS", "EveryWay", "Provision", "every_way", "provision"]
 
 # Suites know the run's own key by this comment, and its own sudo rule by its file.
 KEY_COMMENT = "seatrial-run"
@@ -37,6 +37,14 @@ class Provision:
     differences: tuple[Difference, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EveryWay:
+    """What a machine gets to let the run in by several routes at once, and the route of each user that may appear."""
+
+    together: Provision
+    routes: Mapping[str, Route]
+
+
 def provision(access: Access, public_key: str, *, run_id: str, arch: str = "x86_64", ignition: str = "") -> Provision:
     """Return what gives ``public_key`` (an authorized_keys line) a shell by the flavour's route.
 
@@ -51,6 +59,22 @@ def provision(access: Access, public_key: str, *, run_id: str, arch: str = "x86_
         "existing": lambda: _existing(access),
     }
     return routes[access.route]()
+
+
+def every_way(public_key: str, *, run_id: str, arch: str) -> EveryWay:
+    """Return what gives ``public_key`` a shell in a guest that nobody knows, whichever route it understands."""
+    routes: Mapping[str, Route] = {"root": "credentials", "seatrial": "cloud-init", "core": "ignition"}
+    ways = [
+        provision(Access(route=route, user=user), public_key, run_id=run_id, arch=arch)
+        for user, route in routes.items()
+    ]
+    together = replace(
+        ways[0],
+        seed=b"".join(way.seed for way in ways),
+        fw_cfg=tuple(entry for way in ways for entry in way.fw_cfg),
+        differences=tuple(difference for way in ways for difference in way.differences),
+    )
+    return EveryWay(together=together, routes=routes)
 
 
 def _existing(access: Access) -> Provision:
