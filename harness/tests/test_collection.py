@@ -113,6 +113,17 @@ class Scripted:
             yield CommandTimeout("too slow") if command == self.hangs_at else (0, command.encode(), b"")
 
 
+def test_what_the_loader_says_of_a_preloaded_file_is_no_part_of_an_answer() -> None:
+    noise = "ERROR: ld.so: object '/x.so' from /etc/ld.so.preload cannot be preloaded (cannot open): ignored."
+
+    class Noisy:
+        def run(self, command: str, *, timeout_s: float | None = None) -> tuple[int, bytes, bytes]:
+            return 1, f"stop as nobody: {noise} refused\n".encode(), f"{noise}\nERROR: no such file\n{noise}".encode()
+
+    answer = Facts(Noisy()).ask("try")
+    assert (answer.stdout, answer.stderr) == ("stop as nobody: refused\n", "ERROR: no such file\n")
+
+
 def rehearsal(function: Callable[..., object], *needs: str, row: object = None) -> Rehearsal:
     return Rehearsal(function, frozenset({"facts", *needs}), row)
 

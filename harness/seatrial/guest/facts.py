@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
@@ -10,6 +11,11 @@ from seatrial.errors import NotRecorded, ObservationError, SessionError
 
 __all__ = ["Answer", "Asker", "BatchAsker", "Facts", "Recorded"]
 
+# What glibc's loader writes to every program's stderr when /etc/ld.so.preload names a file that cannot be loaded
+# (ld.so(8)). It is no part of any answer; the file itself is asked for by a question of its own.
+_LOADER: Final = re.compile(
+    r"ERROR: ld\.so: object '[^'\n]*' from /etc/ld\.so\.preload cannot be preloaded \([^)\n]*\): ignored\.\s?"
+)
 # One fact; the largest that a real guest gave are its kernel configuration and sysctls, well below one MiB.
 _MOST_FACT: Final = 16 * 1024 * 1024
 
@@ -109,7 +115,8 @@ class Facts:
             self.answers[command] = Answer(command, -1, "", "", answer.message)
         else:
             status, *streams = answer
-            self.answers[command] = Answer(command, status, *(s.decode("utf-8", "backslashreplace") for s in streams))
+            texts = (_LOADER.sub("", stream.decode("utf-8", "backslashreplace")) for stream in streams)
+            self.answers[command] = Answer(command, status, *texts)
 
 
 class _Nobody:
