@@ -112,6 +112,7 @@ class Bench:
                 update={"budgets": guest.budgets} if guest.budgets else {}
             ),
             "host": Host(guest),
+            "guest": SimpleNamespace(facts=Facts(guest)),
             "boot": SimpleNamespace(**boot, findings=scanner.findings.all),
         }
         function = self.checks[control]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from seatrial.clock import Deadline
 from seatrial.errors import ConfigError, ObservationError
 from seatrial.evidence.boot_entries import Entries, parse_entries
-from seatrial.evidence.cgroups import parse_cgroups
+from seatrial.evidence.cgroups import parse_bitten, parse_cgroups
 from seatrial.evidence.modules import parse_signatures
 from seatrial.evidence.runtimes import below_floor, parse_runtime_versions, parse_sockets
 from seatrial.evidence.syscalls import (
@@ -30,6 +30,7 @@ from seatrial.evidence.usermode import parse_usermode
 from seatrial.process import run
 
 PARSERS: tuple[Callable[[str], object], ...] = (
+    parse_bitten,
     parse_cgroups,
     parse_entries,
     parse_runtime_versions,

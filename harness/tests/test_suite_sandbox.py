@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from seatrial.evidence.cgroups import CGROUPS
+from seatrial.evidence.cgroups import CGROUPS, TRY_LIMITS
 from seatrial.evidence.kconfig import KCONFIG
 from seatrial.evidence.kernel import VULNERABILITIES
 from seatrial.evidence.listeners import LISTENERS
@@ -21,6 +21,7 @@ from suite_bench import Guest, all_of, bench, recorded
 SUITE = bench("sandbox")
 CALLS, HOST = (SUITE.modules[f"test_{name}"] for name in ("calls", "host"))
 LSM = "cat /sys/kernel/security/lsm"
+BITTEN = "memory oom-kill\ntasks exit-code\ncpu success\nrefused \nthrottled 21\n"
 RUNC = "runc runc version 1.2.8+ds1\nthe end\n"
 
 
@@ -41,6 +42,7 @@ def guest() -> Guest:
             .replace("unprivileged_unconfined:0", "unprivileged_unconfined:1"),
             KCONFIG: recorded("kernel/kconfig"),
             CGROUPS: recorded("sandbox/cgroups"),
+            TRY_LIMITS: BITTEN,
             MOUNTINFO: recorded("immutability/mountinfo"),
             HOST.LIMITS: recorded("sandbox/limits"),
             HOST.NODE: "none\n",
@@ -118,6 +120,15 @@ DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
     ),
     "no memory controller": (edit(CGROUPS, "io memory hugetlb", "io hugetlb"), {"sb-cgroup2"}),
     "tasks are not handed down": (edit(CGROUPS, "system.slice memory pids", "system.slice memory"), {"sb-cgroup2"}),
+    "memory is not limited": (edit(TRY_LIMITS, "oom-kill", "timeout"), {"sb-cgroup-limits-bite"}),
+    "the kernel kills anyone": (edit(TRY_LIMITS, "oom-kill", "signal"), {"sb-cgroup-limits-bite"}),
+    "processes are not limited": (edit(TRY_LIMITS, "exit-code", "success"), {"sb-cgroup-limits-bite"}),
+    "none was refused": (
+        all_of(edit(TRY_LIMITS, "exit-code", "success"), edit(TRY_LIMITS, "refused ", "refused 0")),
+        {"sb-cgroup-limits-bite"},
+    ),
+    "the processor is not limited": (edit(TRY_LIMITS, "throttled 21", "throttled 0"), {"sb-cgroup-limits-bite"}),
+    "nothing counts the processor": (edit(TRY_LIMITS, "throttled 21", "throttled "), {"sb-cgroup-limits-bite"}),
     "tasks without end": (edit(HOST.LIMITS, "tasks 5043", "tasks infinity"), {"sb-uts-limits"}),
     "tasks of one user for all": (edit(HOST.LIMITS, "tasks 5043", "tasks 15283"), {"sb-uts-limits"}),
     "processes without end": (edit(HOST.LIMITS, "processes 7641", "processes unlimited"), {"sb-uts-limits"}),
@@ -173,6 +184,8 @@ def test_every_control_has_a_defect() -> None:
         ("sb-io-uring", edit(SYSCALLS, "answers -1", "answers -22")),
         ("sb-landlock-abi", answer(SYSCALLS, "")),
         ("sb-cgroup2", answer(CGROUPS, "")),
+        ("sb-cgroup-limits-bite", answer(TRY_LIMITS, "")),
+        ("sb-cgroup-limits-bite", answer(TRY_LIMITS, f"broken memory\n{BITTEN}")),
         ("sb-uts-limits", answer(HOST.LIMITS, "processes 7641\n")),
         ("sb-kvm-available", answer(HOST.NODE, "")),
         ("sb-nested-off", answer(HOST.NESTED, "kvm_intel missing\n")),
@@ -200,6 +213,14 @@ def test_without_a_runtime_there_is_no_version_to_judge() -> None:
     bare.answers.update({VERSIONS: "the end\n", SOCKETS: "the end\n"})
     assert SUITE.outcome("sb-runtime-version", bare) == Outcome.NOT_APPLICABLE
     assert SUITE.outcome("sb-runtime-socket-perms", bare) == Outcome.PASS
+
+
+def test_a_shell_that_goes_on_is_stopped_all_the_same_and_without_systemd_there_are_no_limits() -> None:
+    patient = guest()
+    patient.replace(TRY_LIMITS, "tasks exit-code\ncpu success\nrefused ", "tasks success\ncpu success\nrefused 18")
+    assert SUITE.outcome("sb-cgroup-limits-bite", patient) == Outcome.PASS
+    patient.answers[TRY_LIMITS] = "none\n"
+    assert SUITE.outcome("sb-cgroup-limits-bite", patient) == Outcome.NOT_APPLICABLE
 
 
 def test_settings_decide_where_no_call_can_be_made() -> None:
