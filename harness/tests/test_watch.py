@@ -434,6 +434,11 @@ def test_the_console_is_kept_and_shown(tmp_path: Path) -> None:
             assert machine.console.last_line == "prompt#"
         machine.say("32m")
         assert machine.console.last_line == "prompt#"
+        for begun in ("\r\n[", "  OK  ", "]"):
+            machine.say(begun)
+            assert machine.console.last_line == "prompt#"
+        machine.say(" Started x.\r\n")
+        assert machine.console.last_line == "[  OK  ] Started x."
         assert machine.console.scanner.fatal is not None
         machine.console.type(b"typed")
         assert machine.guest.recv(10) == b"typed"

@@ -24,6 +24,8 @@ MOST_TAIL = 1024 * 1024
 _RECENT = 64 * 1024
 _QUIET_S = 0.2
 _UNFINISHED = re.compile(rb"\x1b(?:\[[0-?]{0,64})?\Z")  # an escape sequence whose end has not come yet
+# A status of systemd or a time stamp of the kernel, and nothing after it yet.
+_BEGUN = re.compile(r"\[[^\]]*\]?")
 Listener = Callable[[bytes], None]
 
 
@@ -84,9 +86,15 @@ class Console:
 
     @property
     def last_line(self) -> str:
-        """Return the newest line that is not blank, at most 4096 characters; an unfinished one (a prompt) counts."""
-        newest = _UNFINISHED.sub(b"", bytes(self._recent[-4096:]))
-        return plain(newest).rstrip().rpartition("\n")[2].strip()
+        """Return the newest line that is not blank, at most 4096 characters.
+
+        An unfinished one (a prompt) counts, but not a mere beginning such as ``[  OK``.
+        """
+        newest = plain(_UNFINISHED.sub(b"", bytes(self._recent[-4096:])))
+        lines = [line.strip() for line in newest.split("\n") if line.strip()]
+        if len(lines) > 1 and _BEGUN.fullmatch(lines[-1]):
+            lines.pop()
+        return lines[-1] if lines else ""
 
     def tail(self, count: int = 20) -> list[str]:
         """Return the last ``count`` lines that are not blank."""
