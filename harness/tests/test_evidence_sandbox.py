@@ -149,7 +149,20 @@ def test_words_of_the_platform_and_the_loader_are_not_the_images() -> None:
 def test_the_chosen_entry_counts_alone_where_bootctl_names_it() -> None:
     text = 'bootctl [{"isSelected":false,"options":"no"},{"isSelected":true,"options":"o","cmdline":"a b"}]\n'
     assert parse_entries(f"{text}entry c\nsmbios x=1 y\nthe end\n") == Entries(("a b",), ("x=1", "y"))
-    assert parse_entries("bootctl []\nentry c\ngrub $d\nthe end\n").are_open
+    both = "variable d=1\nvariable d=2\n"
+    assert parse_entries(f"bootctl []\nentry c\ngrub $d\n{both}the end\n").are_open
+
+
+def test_variables_of_grub_have_the_values_that_its_files_give_them() -> None:
+    text = (
+        "grub root=UUID=1 ${words} $kernelopts $nobody x\n"
+        'variable words="ro lockdown=integrity"\nvariable kernelopts=console=ttyS0 quiet\nthe end\n'
+    )
+    entries = parse_entries(text)
+    assert not entries.are_open
+    told = "BOOT_IMAGE=/vmlinuz root=UUID=1 ro lockdown=integrity console=ttyS0 quiet x"
+    assert entries.difference(told) == ()
+    assert entries.difference(f"{told} init=/bin/sh") == ("+init=/bin/sh",)
 
 
 def test_signatures_belong_to_their_files() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +17,7 @@ __all__ = ["BOOT_ENTRIES", "Entries", "parse_entries"]
 _EXTRA: Final = "io.systemd.stub.kernel-cmdline-extra"
 _LOADERS: Final = "/boot /efi /boot/efi"
 _GRUB: Final = "/boot/grub/grub.cfg /boot/grub2/grub.cfg /boot/efi/EFI/*/grub.cfg"
+_ENVIRONMENTS: Final = "/boot/grub/grubenv /boot/grub2/grubenv /boot/efi/EFI/*/grubenv"
 BOOT_ENTRIES: Final = (
     "if command -v bootctl >/dev/null 2>&1; then e=$(bootctl list --json=short --no-pager 2>/dev/null); "
     '[ -z "$e" ] || echo "bootctl $e"; fi; '
@@ -22,8 +25,12 @@ BOOT_ENTRIES: Final = (
     '[ ! -f "$f" ] || sed -n "s/^options[[:blank:]]/entry /p" "$f"; done; done; '
     f"for f in {_GRUB}; do "
     '[ ! -f "$f" ] || sed -n "s/^[[:blank:]]*linux[a-z0-9]*[[:blank:]]*[^[:blank:]]*[[:blank:]]/grub /p" "$f"; done; '
+    f"for f in {_GRUB} {_ENVIRONMENTS}; do "
+    '[ ! -f "$f" ] || sed -n "/^#/d; s/^[[:blank:]]*set[[:blank:]][[:blank:]]*//; '
+    's/^\\([A-Za-z_][A-Za-z0-9_]*=\\)/variable \\1/p" "$f"; done; '
     f"tr '\\0' '\\n' 2>/dev/null < /sys/firmware/dmi/tables/DMI | sed -n 's/^{_EXTRA}=/smbios /p'; echo 'the end'"
 )
+_VARIABLE: Final = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 # Loaders name what they loaded.
 _LOADERS_OWN: Final = ("BOOT_IMAGE=", "initrd=")
 
@@ -47,12 +54,15 @@ class Entries:
 
     @property
     def are_open(self) -> bool:
-        """Return whether a line holds variables, which only the loader can fill in."""
+        """Return whether a line holds variables that only the loader can fill in."""
         return any("$" in line for line in self.lines)
 
 
 def parse_entries(text: str) -> Entries:
     """Return what :data:`BOOT_ENTRIES` found; with systemd-boot the entry that was chosen alone.
+
+    GRUB's variables have the values that its script and its environment block give them; one that is given none is
+    empty (GRUB manual, "Shell-like scripting"), and one that is given several stays as it is.
 
     :raises ObservationError: a line is none, the end is missing, or bootctl's JSON is not as documented.
     """
@@ -62,17 +72,30 @@ def parse_entries(text: str) -> Entries:
     lines: list[str] = []
     added: list[str] = []
     chosen: list[str] = []
+    variables: dict[str, set[str]] = {}
     for line in found[:-1]:
         kind, _, rest = line.partition(" ")
         if kind == "bootctl":
             chosen += _chosen(rest)
         elif kind in ("entry", "grub"):
             lines.append(rest)
+        elif kind == "variable":
+            name, _, value = rest.partition("=")
+            variables.setdefault(name, set()).add(value.strip().strip("\"'"))
         elif kind == "smbios":
             added += rest.split()
         else:
             raise ObservationError(f"the boot entries hold {line[:200]!r}, which is none")
-    return Entries(tuple(chosen or lines), tuple(added))
+    return Entries(tuple(chosen) or tuple(_filled_in(line, variables) for line in lines), tuple(added))
+
+
+def _filled_in(line: str, variables: Mapping[str, set[str]]) -> str:
+    def value(found: re.Match[str]) -> str:
+        values = variables.get(found[1] or found[2], {""})
+        # What holds a variable itself is filled in by nobody here: scripts that build words from words are rare.
+        return next(iter(values)) if len(values) == 1 else found[0]
+
+    return _VARIABLE.sub(value, line)
 
 
 def _chosen(text: str) -> list[str]:
