@@ -330,8 +330,9 @@ def _with_demo(image: Path | None, given: dict[str, Any]) -> Path | None:
 def _built(name: str, *, force: bool = False) -> Path:
     from seatrial.clock import Deadline
     from seatrial.images import built
+    from seatrial.process import sigterm_as_interrupt
     from seatrial.progress import progress_for
 
-    with progress_for() as progress:
+    with progress_for() as progress, sigterm_as_interrupt():
         progress.phase(f"demo image {name!r}")
         return built(name, say=progress.detail, deadline=Deadline(3600), force=force)

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import inspect
-import signal
 import sys
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -141,7 +140,9 @@ class Gate(Judging):
         """Boot, let the checks run, keep the evidence, decide."""
         if session.config.option.collectonly or session.testsfailed or self._worker is not None:
             return (yield)
-        with _sigterm_as_interrupt(), contextlib.ExitStack() as stack:
+        from seatrial.process import sigterm_as_interrupt
+
+        with sigterm_as_interrupt(), contextlib.ExitStack() as stack:
             guest = self._boot(stack, session.items)
             try:
                 return (yield)
@@ -465,17 +466,3 @@ def _first_line(report: pytest.TestReport) -> str:
     if isinstance(report.longrepr, tuple):
         return str(report.longrepr[2])
     return next((line for line in report.longreprtext.splitlines()[::-1] if line.strip()), "")
-
-
-@contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Let a termination request end the run in order, as Ctrl-C does."""
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt("SIGTERM")
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

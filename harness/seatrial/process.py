@@ -14,7 +14,17 @@ from pathlib import Path
 from seatrial.clock import Deadline
 from seatrial.errors import HostError
 
-__all__ = ["Child", "Confinement", "Finished", "bound", "clean_environment", "require_program", "run", "running"]
+__all__ = [
+    "Child",
+    "Confinement",
+    "Finished",
+    "bound",
+    "clean_environment",
+    "require_program",
+    "run",
+    "running",
+    "sigterm_as_interrupt",
+]
 
 _KEPT = ("HOME", "LANG", "PATH", "TMPDIR", "USER", "LOGNAME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR")
 _GRACE_S = 5.0
@@ -205,3 +215,17 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=_GRACE_S)
     process.wait()
+
+
+@contextlib.contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Let a termination request end the run in order, as Ctrl-C does."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt("SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

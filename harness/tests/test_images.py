@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -28,7 +30,7 @@ while [ $# -gt 0 ]; do
 done
 echo '‣ Installing Debian'
 [ ! -e "$HOME/broken" ] || { echo 'E: no route to nowhere'; exit 7; }
-[ ! -e "$HOME/slow" ] || sleep 60
+[ ! -e "$HOME/slow" ] || { sleep 60 & echo $! > "$HOME/child"; wait; }
 case $name in
     tools) mkdir -p "$out/tools" ;;
     initrd) echo initrd > "$out/initrd.cpio.zst" ;;
@@ -152,6 +154,19 @@ def test_a_build_that_takes_too_long_is_ended(home: Path) -> None:
     (home / "slow").touch()
     with pytest.raises(HostError, match="not built within"):
         build(seconds=2)
+
+
+def test_a_build_that_is_terminated_leaves_no_process_and_no_image(home: Path) -> None:
+    (home / "slow").touch()
+    with subprocess.Popen([sys.executable, "-m", "seatrial", "image", "build", "immutable"]) as process:
+        deadline = Deadline(60)
+        while not (home / "child").exists() and not deadline.is_over:
+            deadline.pause(0.1)
+        process.terminate()
+        assert process.wait(timeout=30) != 0
+    child = Path("/proc") / (home / "child").read_text().strip() / "cmdline"
+    assert not child.exists() or child.read_bytes() == b""  # a zombie that nobody has waited for yet
+    assert not (home / "cache" / "images" / "work").exists()
 
 
 def test_two_runs_build_an_image_once(home: Path) -> None:
