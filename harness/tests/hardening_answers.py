@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from types import ModuleType, SimpleNamespace
 
-from seatrial.evidence import attempts, audit, cmdline, elf, randomness
+from seatrial.evidence import attempts, audit, cmdline, elf, randomness, verity
 from seatrial.evidence.elf import parse_pieces
 from seatrial.guest.facts import Facts
 
@@ -39,7 +39,7 @@ def questions(modules: Mapping[str, ModuleType]) -> dict[str, str]:
         audits._MACHINE: "machine",
         audits._AUDITD: "auditd",
         logging._RECEPTION: "reception",
-        logging._VERITY: "verity",
+        verity.mapped_uuid_command("254:2"): "verity",
         logging._CHECKERS: "checkers",
         mac._SELINUX_POLICY: "selinux-policy",
         mac._LABELS: "labels",

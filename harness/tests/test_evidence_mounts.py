@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from seatrial.errors import ObservationError
-from seatrial.evidence.mounts import mount_at, parse_mountinfo, parse_swaps
+from seatrial.evidence.mounts import beneath_extensions, mount_at, parse_mountinfo, parse_swaps
 from suite_bench import recorded
 
 LINE = "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue"
@@ -44,6 +44,36 @@ def test_last_mount_hides_the_others() -> None:
     mounts = parse_mountinfo(f"{LINE}\n{LINE.replace('ext3', 'tmpfs')}\n")
     assert mount_at(mounts, "/mnt2") == mounts[1]
     assert mount_at(mounts, "/mnt") is None
+
+
+USR = "70 64 253:0 / /usr ro,nodev,relatime shared:2 - erofs /dev/mapper/usr ro,acl"
+TREES = "/run/systemd/sysext/meta/usr:/run/systemd/sysext/extensions/docker-flatcar/usr:/usr"
+OVER = f"139 70 0:40 / /usr ro,nodev,relatime shared:79 - overlay sysext ro,lowerdir={TREES},redirect_dir=on"
+
+
+def test_what_lies_under_system_extensions_is_seen() -> None:
+    mounts = parse_mountinfo(f"{USR}\n{OVER}\n{OVER}\n")
+    assert mounts[1].extensions == {"docker-flatcar"}
+    assert beneath_extensions(mounts, "/usr") == mounts[0]
+    assert beneath_extensions(mounts, "/opt") is None
+    newer = OVER.replace(f"lowerdir={TREES}", "lowerdir+=" + TREES.replace(":", ",lowerdir+="))
+    assert parse_mountinfo(f"{newer}\n")[0].extensions == {"docker-flatcar"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("ro,lowerdir", "rw,upperdir=/var/u,workdir=/var/w,lowerdir"),
+        ("/run/systemd/sysext/meta/usr", "/var/evil"),
+        ("/run/systemd/sysext/meta/usr", "/run/systemd/sysext/meta/../../evil/usr"),
+        (":/usr,", ":/run/systemd/sysext/meta/usr,"),
+        ("- overlay", "- tmpfs"),
+    ],
+)
+def test_any_other_overlay_hides_what_lies_under_it(old: str, new: str) -> None:
+    mounts = parse_mountinfo(f"{USR}\n{OVER.replace(old, new)}\n")
+    assert mounts[1].extensions == frozenset()
+    assert beneath_extensions(mounts, "/usr") == mounts[1]
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,22 @@ MANAGERS = (
 READ_ONLY = "Read-only file system"
 USR_LINE = "168 158 254:0 / /usr ro,relatime shared:2 - erofs /dev/mapper/usr ro,"
 
+LAYERS = "lowerdir=/run/systemd/sysext/meta/usr:/run/systemd/sysext/extensions/mutant/usr:/usr"
+# A /usr that is no block device any more: nothing of verity can be said of it.
+SHADOWED = {
+    "imm-usr-not-shadowed",
+    "imm-usr-filesystem",
+    "imm-no-extensions",
+    "imm-verity-active",
+    "imm-verity-hash-matches",
+    "imm-verity-hash-algorithm",
+    "imm-verity-corruption-mode",
+    "imm-verity-whole-device",
+    "imm-device-readonly",
+    "imm-device-write-refused",
+    "imm-lower-device-claimed",
+}
+
 
 def guest() -> Guest:
     return Guest(
@@ -88,20 +104,16 @@ DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
     ),
     "an overlay over /usr": (
         mounted("300 168 0:77 / /usr ro,nodev - overlay sysext ro,lowerdir=/a"),
-        # A /usr that is no block device any more: nothing of verity can be said of it.
-        {
-            "imm-usr-not-shadowed",
-            "imm-usr-filesystem",
-            "imm-no-extensions",
-            "imm-verity-active",
-            "imm-verity-hash-matches",
-            "imm-verity-hash-algorithm",
-            "imm-verity-corruption-mode",
-            "imm-verity-whole-device",
-            "imm-device-readonly",
-            "imm-device-write-refused",
-            "imm-lower-device-claimed",
-        },
+        SHADOWED,
+    ),
+    "an overlay that takes writes, called as those of extensions": (
+        mounted(f"300 168 0:77 / /usr ro,nodev - overlay sysext rw,{LAYERS},upperdir=/var/x,workdir=/var/y"),
+        SHADOWED | {"imm-usr-readonly"},
+    ),
+    "an extension that the flavour does not name": (
+        # Verity is seen through it: what it adds is what is wrong.
+        mounted(f"300 168 0:77 / /usr ro,nodev - overlay sysext ro,{LAYERS}"),
+        {"imm-usr-not-shadowed", "imm-no-extensions"},
     ),
     "/lib is a folder of its own": (edit(LINKS, "/lib /usr/lib\n", "/lib /lib\n"), {"imm-merged-usr"}),
     "verity found corruption": (edit(DEVICE, "verity V", "verity C"), {"imm-verity-active"}),

@@ -7,6 +7,7 @@ import re
 import pytest
 from seatrial.check import Check
 from seatrial.evidence.files import FileState, parse_states
+from seatrial.evidence.mounts import MOUNTINFO, beneath_extensions, mount_at, parse_mountinfo
 from seatrial.evidence.units import (
     UNIT_FILES,
     UNITS,
@@ -16,6 +17,7 @@ from seatrial.evidence.units import (
     parse_unit_files,
     parse_units,
 )
+from seatrial.evidence.verity import mapped_uuid_command
 from seatrial.guest.facts import Facts
 from seatrial.policy.controls import Control
 
@@ -34,7 +36,6 @@ _RECEPTION = (
     "grep -asHE '^[^#]*(imtcp|imudp|imrelp|InputTCPServerRun|UDPServerRun|(tcp|udp|network|syslog)\\()' "
     "/etc/rsyslog.conf /etc/rsyslog.d/*.conf /etc/syslog-ng/syslog-ng.conf; true"
 )
-_VERITY = "n=$(stat -c %d /usr) && cat /sys/dev/block/$((n / 256)):$((n % 256))/dm/uuid 2>/dev/null; true"
 _CHECKERS = (
     "for f in /var/lib/aide/aide.db* /var/lib/tripwire/*.twd /var/lib/samhain/samhain_file; do "
     'if [ -s "$f" ]; then echo "database $f"; fi; done; '
@@ -118,8 +119,10 @@ def test_one_system_logs_and_takes_nothing_from_elsewhere(facts: Facts, check: C
 
 @pytest.mark.control("log-file-integrity-tool")
 def test_changed_files_are_noticed(facts: Facts, check: Check) -> None:
-    facts.ask_all([_VERITY, _CHECKERS, UNIT_FILES])
-    verity = facts.text(_VERITY).strip()
+    facts.ask_all([MOUNTINFO, _CHECKERS, UNIT_FILES])
+    mounts = parse_mountinfo(facts.text(MOUNTINFO))
+    usr = beneath_extensions(mounts, "/usr") or mount_at(mounts, "/")
+    verity = facts.text(mapped_uuid_command(usr.device)).strip() if usr is not None else ""
     if verity.startswith("CRYPT-VERITY-"):
         check.holds(True, expected="a mechanism that notices changed files", seen="dm-verity covers /usr")
         return

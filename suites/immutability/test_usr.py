@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import pytest
 from seatrial.check import Check
 from seatrial.evidence.attempts import BOOT_ID, Attempt, attempts_script, parse_attempts
-from seatrial.evidence.mounts import MOUNTINFO, Mount, mount_at, parse_mountinfo
+from seatrial.evidence.mounts import MOUNTINFO, Mount, beneath_extensions, mount_at, parse_mountinfo
 from seatrial.guest.facts import Facts
 from seatrial.policy.flavours import Flavour
 
@@ -87,7 +88,9 @@ def test_root_cannot_make_usr_writable(host: Host, facts: Facts, check: Check) -
     attempts = _tried(host, facts, {what: _in_a_namespace(how) for what, how in REMOUNTS.items()})
     for attempt in attempts:
         refused = not attempt.succeeded and any(
-            word in attempt.said for word in ("Read-only file system", "write-protected", "read-only")
+            word in attempt.said
+            # An overlay without an upper layer has no other word for it.
+            for word in ("Read-only file system", "write-protected", "read-only", "No changes allowed in reconfigure")
         )
         seen = "it worked (and was undone)" if attempt.succeeded else attempt.said or "it failed without a reason"
         check.holds(refused, expected=f"{attempt.what}: refused, read-only", seen=f"{attempt.what}: {seen}")
@@ -97,18 +100,25 @@ def test_root_cannot_make_usr_writable(host: Host, facts: Facts, check: Check) -
 
 @pytest.mark.control("imm-usr-filesystem")
 def test_usr_has_a_file_system_of_the_flavour(facts: Facts, check: Check, flavour: Flavour) -> None:
-    """The file system is of a kind that the flavour names."""
-    check.one_of(_usr(facts).kind, flavour.allowed("usr-filesystems"), what="file system of /usr")
+    """The file system is of a kind that the flavour names; extensions may lie over it."""
+    usr = beneath_extensions(parse_mountinfo(facts.text(MOUNTINFO)), "/usr") or _root(facts)
+    check.one_of(usr.kind, flavour.allowed("usr-filesystems"), what="file system of /usr")
 
 
 @pytest.mark.control("imm-usr-not-shadowed")
 def test_nothing_hides_a_part_of_usr(facts: Facts, check: Check, flavour: Flavour) -> None:
-    """/usr is mounted once, as a whole, and nothing is mounted below it but what the flavour names."""
+    """/usr is mounted once, as a whole, and nothing lies over it or below it but what the flavour names."""
     allowed = set(flavour.allowed("mounts-below-usr"))
     places = [mount for mount in parse_mountinfo(facts.text(MOUNTINFO)) if f"{mount.target}/".startswith("/usr/")]
     hidden = [f"{m.kind} at {m.target}" for m in places if m.target != "/usr" and m.target not in allowed]
     check.nothing(hidden, expected="nothing mounted below /usr")
-    on_usr = [f"{m.kind}{m.root}" for m in places if m.target == "/usr"]
+    extensions = flavour.allowed("system-extensions")
+    on_usr = [
+        f"{m.kind}{m.root}"
+        for m in places
+        if m.target == "/usr"
+        and not (m.extensions and all(any(fnmatchcase(n, e) for e in extensions) for n in m.extensions))
+    ]
     check.holds(len(on_usr) <= 1, expected="one mount at /usr", seen=f"mounts at /usr: {', '.join(on_usr) or 'none'}")
     check.equal(_usr(facts).root, "/", what="the part of the file system that is mounted at /usr")
 

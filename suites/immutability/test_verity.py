@@ -10,7 +10,7 @@ import pytest
 from seatrial.check import Check
 from seatrial.evidence.attempts import BOOT_ID, Attempt, attempts_script, parse_attempts
 from seatrial.evidence.cmdline import CMDLINE, parse_cmdline
-from seatrial.evidence.mounts import MOUNTINFO, Mount, mount_at, parse_mountinfo
+from seatrial.evidence.mounts import MOUNTINFO, Mount, beneath_extensions, mount_at, parse_mountinfo
 from seatrial.evidence.verity import Verity, device_command, parse_device, root_hashes
 from seatrial.guest.facts import Facts
 
@@ -35,7 +35,7 @@ WEAK_WORDS = (
 
 def _usr_mount(facts: Facts) -> Mount:
     mounts = parse_mountinfo(facts.text(MOUNTINFO))
-    found = mount_at(mounts, "/usr") or mount_at(mounts, "/")
+    found = beneath_extensions(mounts, "/usr") or mount_at(mounts, "/")
     assert found is not None, "no system is without a mount at /"
     return found
 

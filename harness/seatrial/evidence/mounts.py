@@ -9,10 +9,11 @@ from typing import Final
 
 from seatrial.errors import ObservationError
 
-__all__ = ["MOUNTINFO", "SWAPS", "Mount", "mount_at", "parse_mountinfo", "parse_swaps"]
+__all__ = ["MOUNTINFO", "SWAPS", "Mount", "beneath_extensions", "mount_at", "parse_mountinfo", "parse_swaps"]
 
 MOUNTINFO: Final = "cat /proc/self/mountinfo"
 SWAPS: Final = "cat /proc/swaps"
+_EXTENSION: Final = re.compile(r"/run/systemd/(?:sysext|confext)/(?:meta|extensions/([^/]+))/(?:usr|opt|etc)")
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
 
@@ -32,6 +33,21 @@ class Mount:
     def is_writable(self) -> bool:
         """Return whether files on it can be changed."""
         return "ro" not in self.options and "ro" not in self.super_options
+
+    @property
+    def extensions(self) -> frozenset[str]:
+        """Return the system extensions that this mount lays over its target; none when it is no mount of theirs.
+
+        systemd-sysext(8) merges by a read-only overlay of their trees and the target itself; such a mount has no upper
+        layer, and no lower one from elsewhere.
+        """
+        layers = [o.partition("=")[2] for o in self.super_options if o.startswith(("lowerdir=", "lowerdir+="))]
+        folders = {folder for layer in layers for folder in layer.split(":")}
+        found = [_EXTENSION.fullmatch(folder) for folder in folders - {self.target}]
+        takes_writes = any(option.startswith("upperdir") for option in self.super_options)
+        if self.kind != "overlay" or takes_writes or self.target not in folders or not all(found):
+            return frozenset()
+        return frozenset(match[1] for match in found if match is not None and match[1])
 
 
 def parse_mountinfo(text: str) -> tuple[Mount, ...]:
@@ -69,6 +85,14 @@ def _plain(text: str) -> str:
 def mount_at(mounts: Sequence[Mount], target: str) -> Mount | None:
     """Return what is seen at ``target``: the last of several mounts hides the others; None when nothing is mounted."""
     return next((mount for mount in reversed(mounts) if mount.target == target), None)
+
+
+def beneath_extensions(mounts: Sequence[Mount], target: str) -> Mount | None:
+    """Return what is mounted at ``target``, under the system extensions that lie over it."""
+    at_target = [mount for mount in mounts if mount.target == target]
+    while len(at_target) > 1 and at_target[-1].extensions:
+        at_target.pop()
+    return at_target[-1] if at_target else None
 
 
 def parse_swaps(text: str) -> tuple[str, ...]:

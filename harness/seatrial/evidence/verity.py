@@ -9,7 +9,7 @@ from typing import Final
 
 from seatrial.errors import ObservationError
 
-__all__ = ["Verity", "device_command", "parse_device", "root_hashes"]
+__all__ = ["Verity", "device_command", "mapped_uuid_command", "parse_device", "root_hashes"]
 
 _HEX: Final = re.compile(r"[0-9a-f]{32,128}")
 
@@ -51,6 +51,18 @@ def device_command(device: str) -> str:
         f"if [ -e {base}/dm/name ]; then dmsetup table -j {major} -m {minor} | sed 's/^/table /' && "
         f"dmsetup status -j {major} -m {minor} | sed 's/^/status /'; fi"
     )
+
+
+def mapped_uuid_command(device: str) -> str:
+    """Return the question for the UUID of the mapped device with the number ``device``; the answer is empty for others.
+
+    That of a verity device begins with ``CRYPT-VERITY-`` (cryptsetup).
+
+    :raises ObservationError: that is no device number.
+    """
+    if not re.fullmatch(r"\d{1,9}:\d{1,9}", device):
+        raise ObservationError(f"{device[:200]!r} is no device number")
+    return f"cat /sys/dev/block/{device}/dm/uuid 2>/dev/null; true"
 
 
 def parse_device(text: str) -> Verity:
