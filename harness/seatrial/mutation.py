@@ -115,6 +115,7 @@ class Bench:
     """A ready guest, the checks, and what they say of copies that nobody has changed.
 
     :param with_words: boots the image anew with words added to the kernel's command line, past any boot loader's file.
+    :param tell: called with what is known at once of each mutant; its result is final when its neighbours are through.
     """
 
     image: str
@@ -123,6 +124,7 @@ class Bench:
     probes: Sequence[Probe]
     flavour: Flavour
     with_words: WithWords
+    tell: Callable[[str], object] = str
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _baselines: dict[_Key, Verdicts] = field(default_factory=dict)
     _kept: dict[_Key, threading.Lock] = field(default_factory=dict)
@@ -194,6 +196,7 @@ class Bench:
         except SeatrialError as exc:
             # A guest that does not come back is noticed by a gate as well, yet by no control.
             done = Tried(id=mutant.id, image=self.image, result=Result.SURVIVED, error=exc.message)
+        self.tell(f"{mutant.id}: {done.result}, as far as it is known")
         return replace(done, seconds=round(monotonic_s() - began, 1)), is_made
 
     def judged(self, session: Session, *, asked: Collection[str] | None = None, also: Collection[str] = ()) -> Verdicts:

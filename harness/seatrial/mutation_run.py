@@ -128,6 +128,7 @@ def on_ready_guest(work: Callable[[Ready], object], options: Sequence[str], suit
 def _try_all(
     ready: Ready, image: str, mutants: Sequence[Mutant], *, jobs: int, took: Callable[[Tried], object]
 ) -> None:
+    progress = ready.progress
     bench = Bench(
         image=image,
         ready=ready.session,
@@ -135,8 +136,8 @@ def _try_all(
         probes=ready.probes,
         flavour=ready.candidate.flavour,
         with_words=functools.partial(_with_words, ready),
+        tell=progress.detail,
     )
-    progress = ready.progress
     progress.phase(f"judging {len(ready.probes)} controls once, and freezing the guest")
     bench.warmed_up()
     progress.phase(f"trying {len(mutants)} mutants, {jobs} at a time")
