@@ -118,10 +118,14 @@ def test_what_the_loader_says_of_a_preloaded_file_is_no_part_of_an_answer() -> N
 
     class Noisy:
         def run(self, command: str, *, timeout_s: float | None = None) -> tuple[int, bytes, bytes]:
-            return 1, f"stop as nobody: {noise} refused\n".encode(), f"{noise}\nERROR: no such file\n{noise}".encode()
+            return (
+                1,
+                f"stop as nobody: {noise} refused\nstart\t1\t{noise}\nend\n".encode(),
+                f"{noise}\nERROR: no such file\n{noise}".encode(),
+            )
 
     answer = Facts(Noisy()).ask("try")
-    assert (answer.stdout, answer.stderr) == ("stop as nobody: refused\n", "ERROR: no such file\n")
+    assert (answer.stdout, answer.stderr) == ("stop as nobody: refused\nstart\t1\t\nend\n", "ERROR: no such file\n")
 
 
 def rehearsal(function: Callable[..., object], *needs: str, row: object = None) -> Rehearsal:

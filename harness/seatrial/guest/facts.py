@@ -14,7 +14,9 @@ __all__ = ["Answer", "Asker", "BatchAsker", "Facts", "Recorded"]
 # What glibc's loader writes to every program's stderr when /etc/ld.so.preload names a file that cannot be loaded
 # (ld.so(8)). It is no part of any answer; the file itself is asked for by a question of its own.
 _LOADER: Final = re.compile(
-    r"ERROR: ld\.so: object '[^'\n]*' from /etc/ld\.so\.preload cannot be preloaded \([^)\n]*\): ignored\.\s?"
+    r"(^)?ERROR: ld\.so: object '[^'\n]*' from /etc/ld\.so\.preload cannot be preloaded \([^)\n]*\): ignored\."
+    r"(?(1)\n?| ?)",
+    re.MULTILINE,
 )
 # One fact; the largest that a real guest gave are its kernel configuration and sysctls, well below one MiB.
 _MOST_FACT: Final = 16 * 1024 * 1024
