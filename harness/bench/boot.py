@@ -30,7 +30,7 @@ from seatrial.layout import cache_dir, out_dir
 from seatrial.machine.arguments import Attached, qemu_arguments
 from seatrial.machine.counted import Counted
 from seatrial.options import resolve
-from seatrial.policy.boot_time import spread
+from seatrial.policy.boot_time import NOISE_OF_PAIRS, spread
 from seatrial.policy.flavours import Budgets
 from seatrial.policy.judge import Outcome
 from seatrial.progress import Silent
@@ -50,8 +50,10 @@ PLANTED = 0.02
 SLEEP_S = round(PLANTED * 25.9, 2)
 ROUNDS = round(SLEEP_S / 4.3 * 100_000, -2)
 AMOUNTS: Mapping[str, float] = {"sleep": SLEEP_S, "cpu": ROUNDS}
-# What an image may grow by, in percent.
-GROWTH = Budgets(growth={"total_s": 1.0, "unit_s": 30.0})
+# Of a normal distribution, one in a hundred lies further above the mean than so many standard deviations.
+_ONE_IN_A_HUNDRED = 2.33
+# What an image may grow by, in percent: with what one boot's total may be off by, half of what is planted is an alarm.
+GROWTH = Budgets(growth={"total_s": 0.1, "unit_s": 30.0})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,6 +221,9 @@ def rows(found: Mapping[str, Sequence[Kept]], number: int) -> list[Row]:
         pairs = _pairs(seeds, found.get(kind, ()))
         if pairs:
             result += _detected(kind, pairs)
+    pairs_of = [_pairs(seeds, found.get(kind, ())) for kind in AMOUNTS]
+    if all(len(pairs) > 1 for pairs in pairs_of):
+        result.append(_noise(pairs_of))
     if same and counts["plain"]:
         result += _cost([*seeds, *same[1:]], found["plain"])
     return result
@@ -298,6 +303,16 @@ def _detected(kind: str, pairs: Sequence[tuple[Kept, Kept]]) -> list[Row]:
         _told(f"slow unit ({kind}): least growth of the total", min(grown) / 100, f"about {PLANTED}"),
         _told(f"slow unit ({kind}): most growth of the total", max(grown) / 100, f"about {PLANTED}"),
     ]
+
+
+def _noise(pairs_of: Sequence[Sequence[tuple[Kept, Kept]]]) -> Row:
+    """Return how much the growth of the total varies among boots of one slow image, whatever was planted in it."""
+    variance = statistics.mean(statistics.variance(_growth(*pair) for pair in pairs) for pairs in pairs_of)
+    number = sum(map(len, pairs_of))
+    goal = f"at most {NOISE_OF_PAIRS / _ONE_IN_A_HUNDRED:.4f}"
+    value = variance**0.5 / 100
+    label = f"standard deviation of the total's growth between two images, {number} pairs of one seed each"
+    return Row(name=label, value=round(value, 4), goal=goal, holds=value <= NOISE_OF_PAIRS / _ONE_IN_A_HUNDRED)
 
 
 def _start(kept: Kept) -> float:

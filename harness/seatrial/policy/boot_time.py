@@ -34,8 +34,8 @@ FEWEST: Final = {"wall": 5, "counted": 1}
 # samples themselves show the noise.
 NOISE: Final = {"wall": 0.0, "counted": 0.01}
 # What the growth from one counted boot to that of another image with its seed may be off by, in all and for a unit.
-NOISE_OF_PAIRS: Final = 0.017
-NOISE_OF_UNITS: Final = 0.4
+NOISE_OF_PAIRS: Final = 0.01
+NOISE_OF_UNITS: Final = 1.2
 _FEWEST_FOR_P95: Final = 20
 _RESAMPLES: Final = 2000
 _CONFIDENCE: Final = 0.95
