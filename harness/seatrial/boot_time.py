@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import platform
@@ -277,9 +278,15 @@ def _launch(
     return replace(launch, machine=machine, counted=Counted(shift=plan.shift, seed=seed or plan.first_seed))
 
 
+@functools.cache
+def _fresh_key() -> RunKey:
+    """Return one key for all boots of this process: what is brought in and what logs in must be the same."""
+    return RunKey(KEY_COMMENT)
+
+
 def _key(plan: Plan) -> RunKey:
     if plan.clock == "wall":
-        return RunKey(KEY_COMMENT)
+        return _fresh_key()
     # The kernel stirs its SMBIOS tables, our key among them, into its random pool: the same boot needs the same key.
     path = cache_dir() / "counted.key"
     with contextlib.suppress(FileExistsError), open(path, "xb", opener=lambda n, f: os.open(n, f, 0o600)) as file:

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from click.testing import CliRunner
@@ -66,6 +66,15 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Measured:
         return found, kept
 
     return run
+
+
+@pytest.mark.parametrize("clock", ["wall", "counted"])
+def test_the_key_that_is_brought_in_is_the_one_that_logs_in(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clock: Literal["wall", "counted"]
+) -> None:
+    monkeypatch.setenv("SEATRIAL_CACHE", str(tmp_path))
+    plan = Plan(boots=1, cap=1, clock=clock)
+    assert boot_time._key(plan).public_line == boot_time._key(plan).public_line
 
 
 def test_clear_result_needs_no_more_boots(measured: Measured) -> None:
