@@ -90,28 +90,6 @@ def test_more_commands_than_can_be_sent_ahead_are_sent_in_parts(shell: Shell) ->
     ]
 
 
-def test_many_commands_are_answered_by_two_lanes_exactly_and_nothing_is_left(shell: Shell) -> None:
-    commands = [f"echo out {n}; echo err {n} >&2; exit {n}" for n in range(40)]
-    assert list(shell.run_all(commands)) == [(n, f"out {n}\n".encode(), f"err {n}\n".encode()) for n in range(40)]
-    first, *_others = shell.run_all(['echo "lanes $d"', "true", "true", "true", "true"])
-    assert not isinstance(first, SessionError)
-    place = first[1].decode().removeprefix("lanes ").strip()
-    assert not place or not Path(place).exists()
-
-
-def test_a_lane_that_dies_or_has_too_much_to_keep_leaves_its_answers_to_the_other(shell: Shell) -> None:
-    commands = [
-        "kill -9 $l 2>/dev/null; echo first",
-        *(f"sleep 0.1; echo {n}" for n in range(9)),
-        "(exit 137)",
-        "printf a",
-    ]
-    texts = [answer[:2] for answer in shell.run_all(commands) if not isinstance(answer, SessionError)]
-    assert texts == [(0, b"first\n"), *((0, f"{n}\n".encode()) for n in range(9)), (137, b""), (0, b"a")]
-    large = list(shell.run_all(["true"] * 5 + ["head -c 60000000 /dev/zero"]))
-    assert [isinstance(answer, OutputTooLarge) for answer in large] == [False] * 5 + [True]
-
-
 class Scripted:
     """A guest that answers ``text N`` with N, and counts how it is asked."""
 

@@ -315,42 +315,17 @@ def _fitting(commands: Sequence[str]) -> list[str]:
     return batch
 
 
-# Where the guest has a second processor, a lane of its own answers questions from the last one on, into files that only
-# root reads, until both have met; claiming one is opening a file that must not be there. An answer that grows beyond
-# 32 MiB there, and one whose lane has died, is asked for again in its turn, where every limit is kept.
-_LANES: Final = """\
-claim() { set -C; true > $d/$1.c; r=$?; set +C; return $r; } 2>/dev/null
-lane() { k=$1; ulimit -f 65536; while [ $k -gt 0 ] && claim $k; do (q $k) > $d/$k.out 2> $d/$k.err
-s=$?; [ $s -lt 128 ] || s=again; echo $s > $d/$k.s; k=$((k-1)); done; }
-f() { s=again
-if [ -n "$d" ] && ! claim $1; then
-while [ ! -s $d/$1.s ] && kill -0 $l; do sleep 0.1 || sleep 1; done 2>/dev/null
-[ ! -s $d/$1.s ] || read s < $d/$1.s; fi
-if [ $s = again ]; then (q $1); return; fi
-cat $d/$1.out; [ ! -s $d/$1.err ] || cat $d/$1.err >&2; return $s; }
-d=
-if [ -e /sys/devices/system/cpu/cpu1 ] && d=$(umask 077; mktemp -d /run/seatrial-XXXXXX 2>/dev/null); then
-lane %d >/dev/null 2>&1 & l=$!; fi
-"""
-_FEWEST_FOR_LANES: Final = 4
-
-
 def _batch(commands: Sequence[str], marks: Sequence[str]) -> str:
     """Return ``commands`` as one script for ``sh``: each in a subshell, framed like a command that is run alone.
 
     No shell, no session and no program is started for each but what the command itself starts: in an emulated guest
     that costs more than most questions do. eval keeps a syntax error inside its subshell.
     """
-    has_lanes = len(commands) >= _FEWEST_FOR_LANES
-    answered = "f {number}" if has_lanes else "(q {number})"
-    cases = "".join(f"{n}) eval {shlex.quote(command)};;\n" for n, command in enumerate(commands, start=1))
-    frames = "".join(
-        f"printf '<{mark}>%d\\n' $$ >&2; printf '<{mark}>'; {answered.format(number=number)}; "
+    return "".join(
+        f"printf '<{mark}>%d\\n' $$ >&2; printf '<{mark}>'; (eval {shlex.quote(command)}); "
         f"printf '</{mark}>%d\\n' $?; printf '</{mark}>\\n' >&2\n"
-        for number, mark in enumerate(marks, start=1)
+        for command, mark in zip(commands, marks, strict=True)
     )
-    lanes, end = (_LANES % len(commands), '[ -z "$d" ] || rm -rf "$d"\n') if has_lanes else ("", "")
-    return f"q() {{ case $1 in\n{cases}esac; }}\n{lanes}{frames}{end}"
 
 
 def _script(command: str, mark: str) -> bytes:
