@@ -19,6 +19,7 @@ from seatrial.machine.audit import written_to
 from seatrial.machine.disk import Image, nameless_overlay, open_image
 from seatrial.policy.judge import Outcome
 from seatrial.process import running
+from seatrial.suites import built_in_suites
 from test_disk_writes import ROOT, USR, USR_START, by_name, changed, converted, disk, verdict
 
 pytestmark = pytest.mark.guest
@@ -34,7 +35,8 @@ _FORMATS = {
 _ALL = os.environ.get("SEATRIAL_TEST_FORMATS") == "all"
 _ASKED = tuple(_FORMATS) if _ALL else ("qcow2.zst",)
 # The identity suite boots twice more, and asks nothing of the disk's format.
-_SUITES = () if _ALL else ("--suite=hardening", "--suite=kernel", "--suite=boot")
+_WANTED = [name for name in built_in_suites() if name != "identity"] if _ALL else ["hardening", "kernel", "boot"]
+_SUITES = [f"--suite={name}" for name in _WANTED]
 
 
 def verdicts(image: Path, out: Path) -> tuple[str, str, dict[tuple[str, str], str]]:
