@@ -77,6 +77,8 @@ def with_flavour(settings: Settings, progress: Progress) -> Settings:
 
 def _digest(candidate: Candidate) -> str:
     image, kernel = candidate.image, candidate.kernel
+    if image.digest is not None and kernel is None:
+        return image.digest  # taken when it was unpacked
     return sha256_of_all([*dict.fromkeys([image.path, *image.parts, *(kernel.files if kernel else ())])])
 
 
