@@ -38,6 +38,8 @@ def hold(
     """Stop the guest's processors, show how to get in, and return what the person wants next.
 
     The end of the input means to continue: whoever is not there cannot be waited for.
+
+    :raises SeatrialError: the guest was lost meanwhile.
     """
     with _held(session), _key_file(_key_of(session)) as path:
         say(f"\nseatrial: {verdict.outcome}: {verdict.control}: {verdict.title}\n  {verdict.because}")
@@ -57,6 +59,7 @@ def hold(
             if answer in _ENDS and (answer != "r" or can_repeat):
                 return _ENDS[answer]
             _visit(session, answer, ask)
+            session.boot.guard()
 
 
 def _key_of(session: Session) -> LoginKey:

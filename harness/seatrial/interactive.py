@@ -18,7 +18,7 @@ from seatrial.clock import Deadline, utc_now
 from seatrial.errors import ConfigError
 from seatrial.first_look import with_flavour
 from seatrial.guest.rights import as_root
-from seatrial.guest.ssh import Channel, RunKey
+from seatrial.guest.ssh import Channel, RunKey, await_reason
 from seatrial.machine.accelerator import Choice
 from seatrial.machine.boot import Boot, powered_on
 from seatrial.machine.provision import KEY_COMMENT
@@ -70,7 +70,10 @@ def shell_in(session: Session) -> int:
     )
     with _raw_terminal():
         _relay(channel, session)
-    return max(0, channel.exit_status(deadline=Deadline(1)))
+    status = channel.exit_status(deadline=Deadline(1))
+    if not guest.connection.is_alive:
+        await_reason(session.boot.guard)  # the connection may break a moment before QEMU says that the guest is gone
+    return max(0, status)
 
 
 def _at_console(candidate: Candidate, folder: Path) -> int:
