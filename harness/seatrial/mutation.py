@@ -16,12 +16,13 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Protocol
 
 from seatrial.again import called
 from seatrial.clock import monotonic_s
-from seatrial.errors import ObservationError, SeatrialError
+from seatrial.errors import SeatrialError
 from seatrial.guest.shell import Shell
+from seatrial.machine.disk import nameless_overlay
 from seatrial.mutants_file import Mutant, Stage
 from seatrial.mutation_files import mutant_files
 from seatrial.plan import Plan
@@ -30,6 +31,8 @@ from seatrial.policy.judge import Outcome, Verdict
 from seatrial.rehearsal import Rehearsal, collect
 from seatrial.restore import RESTORED
 from seatrial.session import Session
+from seatrial.workshop import PLACE as MOUNTED_AT
+from seatrial.workshop import mounted
 
 __all__ = ["Bench", "Probe", "Result", "Tried", "outcome_of"]
 
@@ -47,6 +50,8 @@ _MAKE_ACCOUNT: Final = (
     f" && echo '{_ACCOUNT}:!:20000:0:90:7:30::' >> /etc/shadow"
     f" && mkdir -p -m 700 /home/{_ACCOUNT} && chown 59902:59902 /home/{_ACCOUNT}; }}"
 )
+_NO_ACCOUNT: Final = "the account of '$U' could not be made"
+_OWN_DISK: Final = """$(lsblk -dnpo NAME,TYPE | awk '$2 == "disk" { print $1; exit }')"""
 # What starts the kernel keeps its words in one of these (GRUB; the Boot Loader Specification).
 _LOADERS: Final = "/boot/grub/grub.cfg /boot/grub2/grub.cfg /boot/loader/entries/*.conf /efi/loader/entries/*.conf"
 
@@ -67,12 +72,13 @@ class Way(StrEnum):
     RESTARTED = "a copy that was reset"
     WORDS = "other words on its kernel's command line"
     BOOTED = "another boot"
+    OFFLINE = "another boot, of a disk that was changed before"
 
 
 _WAYS: Final = {
     Stage.GUEST: Way.COPY,
     Stage.REBOOT: Way.RESTARTED,
-    Stage.IMAGE: Way.RESTARTED,
+    Stage.IMAGE: Way.OFFLINE,
     Stage.COMMAND_LINE: Way.WORDS,
 }
 
@@ -106,15 +112,20 @@ Verdicts = Mapping[str, Verdict]
 # How a copy was made, what was done to it first, and the only controls that were judged (None: all that can be).
 _Key = tuple[Way, str, frozenset[str] | None]
 NO_FOLLOWERS: Final[Mapping[str, Sequence[str]]] = MappingProxyType({})
-# Boots the image once more with further words on its kernel's command line.
-WithWords = Callable[[str], contextlib.AbstractContextManager[Session]]
+
+
+class BootAgain(Protocol):
+    """Boots the image once more: with further words on its kernel's command line, or from a disk over it."""
+
+    def __call__(self, *, words: str = "", disk: int | None = None) -> contextlib.AbstractContextManager[Session]:
+        """Give the guest that came of it."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Bench:
     """A ready guest, the checks, and what they say of copies that nobody has changed.
 
-    :param with_words: boots the image anew with words added to the kernel's command line, past any boot loader's file.
+    :param boot_again: boots the image anew; words for the kernel go past any boot loader's file.
     :param tell: called with what is known at once of each mutant; its result is final when its neighbours are through.
     """
 
@@ -123,7 +134,7 @@ class Bench:
     plan: Plan
     probes: Sequence[Probe]
     flavour: Flavour
-    with_words: WithWords
+    boot_again: BootAgain
     tell: Callable[[str], object] = str
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _baselines: dict[_Key, Verdicts] = field(default_factory=dict)
@@ -245,12 +256,9 @@ class Bench:
         if mutant.stage is Stage.QEMU:
             raise Inapplicable("stage Q: another machine; judge it with 'seatrial gate --machine FILE'")
         names = ", ".join(mutant.caught_by)
-        if mutant.caught_by and not set(mutant.caught_by) & {
-            c.id for suite in self.plan.suites for c in suite.controls
-        }:
-            # Nobody would notice: that is no excuse.
-            raise ObservationError(f"no suite that was judged has a control for it: {names}")
-        if mutant.caught_by and not set(mutant.caught_by) & self.known:
+        built = {control.id for suite in self.plan.suites for control in suite.controls}
+        # That nobody has a control for it is no excuse: if the change can be made, it survives.
+        if set(mutant.caught_by) & built and not set(mutant.caught_by) & self.known:
             raise Inapplicable(f"no control of it is for {self.flavour.name}, or can be judged in a copy: {names}")
 
     @property
@@ -266,15 +274,18 @@ class Bench:
         first = _MAKE_ACCOUNT if any(re.search(r"\$\{?U\b", mutant.change) for mutant in mutants) else ""
         also = mutants[0].caught_by if len(mutants) == 1 else ()
         way = _WAYS[mutants[0].stage]
+        forgiven = (Inapplicable,) if len(mutants) > 1 else ()
         with contextlib.ExitStack() as stack:
-            copy = stack.enter_context(self.ready.restored())
-            if way is Way.WORDS:
+            if way is Way.OFFLINE:
+                way, copy = Way.BOOTED, stack.enter_context(self._offline(mutants, forgiven))
+                _run(copy.shell, first, what=_NO_ACCOUNT)
+            elif way is Way.WORDS:
                 words = [_words(mutant.change) for mutant in mutants]
                 added, dropped = ([word for pair in words for word in pair[which]] for which in (0, 1))
-                way, copy = self._with_command_line(copy, added, dropped, stack)
+                way, copy = self._with_command_line(added, dropped, stack)
             else:
-                _run(copy.shell, first, what="the account of '$U' could not be made")
-                forgiven = (Inapplicable,) if len(mutants) > 1 else ()
+                copy = stack.enter_context(self.ready.restored())
+                _run(copy.shell, first, what=_NO_ACCOUNT)
                 for mutant in mutants:
                     with contextlib.suppress(*forgiven):
                         _change(copy.shell, mutant.change)
@@ -283,10 +294,22 @@ class Bench:
             after = self.judged(copy, asked=asked, also=also)
         return self._baseline(way, first, also), after
 
+    @contextlib.contextmanager
+    def _offline(self, mutants: Sequence[Mutant], forgiven: tuple[type[Exception], ...]) -> Iterator[Session]:
+        """Make the changes on a disk over the image, and boot that for the first time."""
+        launch = self.ready.boot.launch
+        with nameless_overlay(launch.image.disk_bytes, launch.folder) as disk:
+            with mounted(self.ready, disk) as (workshop, device):
+                for mutant in mutants:
+                    with contextlib.suppress(*forgiven):
+                        _change(workshop.shell, mutant.change, root=MOUNTED_AT, disk=device)
+            with self.boot_again(disk=disk) as session:
+                yield session
+
     def _with_command_line(
-        self, copy: Session, added: Sequence[str], dropped: Sequence[str], stack: contextlib.ExitStack
+        self, added: Sequence[str], dropped: Sequence[str], stack: contextlib.ExitStack
     ) -> tuple[Way, Session]:
-        way = Way.RESTARTED
+        way, copy = Way.RESTARTED, stack.enter_context(self.ready.restored())
         if _has_loader(copy.shell):
             _reword(copy.shell, added, dropped)
             copy.power_cut()
@@ -295,7 +318,7 @@ class Bench:
         else:
             way = Way.BOOTED
             stack.close()
-            copy = stack.enter_context(self.with_words(" ".join(added)))
+            copy = stack.enter_context(self.boot_again(words=" ".join(added)))
         _took(copy.shell, added, dropped)
         return way, copy
 
@@ -315,8 +338,8 @@ class Bench:
             return self._baselines[key]
 
     def _unchanged(self, way: Way, first: str, only: frozenset[str] | None) -> Verdicts:
-        with self.with_words("") if way is Way.BOOTED else self.ready.restored() as copy:
-            _run(copy.shell, first, what="the account of '$U' could not be made")
+        with self.boot_again() if way is Way.BOOTED else self.ready.restored() as copy:
+            _run(copy.shell, first, what=_NO_ACCOUNT)
             _change(copy.shell, ":")
             if way is Way.RESTARTED:
                 copy.power_cut()
@@ -354,6 +377,8 @@ def compared(
     error = ""
     if killed_by or mutant.is_benign:
         result = Result.KILLED if killed_by else Result.SURVIVED
+    elif not any(n in before for n in mutant.caught_by):
+        result, error = Result.SURVIVED, f"no suite that was judged has a control for it: {', '.join(mutant.caught_by)}"
     elif all(before[n].outcome is Outcome.NOT_APPLICABLE for n in mutant.caught_by if n in before):
         result, error = Result.NOT_APPLICABLE, _why_not(mutant, before)
     else:
@@ -398,7 +423,7 @@ def _why_not(mutant: Mutant, verdicts: Verdicts) -> str:
     return "; ".join(told)
 
 
-def _change(shell: Shell, change: str) -> None:
+def _change(shell: Shell, change: str, *, root: str = "/", disk: str = _OWN_DISK) -> None:
     """Make a change as root, in a folder with the files that changes use; ``$R`` is the root, ``$DISK`` the disk.
 
     :raises Inapplicable: its exit status is not 0.
@@ -406,7 +431,7 @@ def _change(shell: Shell, change: str) -> None:
     files = " && ".join(f"printf '%s\\n' {shlex.quote(text)} > {name}" for name, text in mutant_files().items())
     script = (
         f"mkdir -p -m 700 {_PLACE} && cd {_PLACE} && {files} || exit 99\n"
-        f"export U={_ACCOUNT} R=/ DISK=$(lsblk -dnpo NAME,TYPE | awk '$2 == \"disk\" {{ print $1; exit }}')\n"
+        f"export U={_ACCOUNT} R={root} DISK={disk}\n"
         f"( eval {shlex.quote(change)} )\n"
         f"status=$?; cd / && rm -rf {_PLACE}; sync; exit $status"
     )

@@ -95,7 +95,9 @@ class _Planned:
         with (
             self.judging.shown() as progress,
             tempfile.TemporaryDirectory(prefix="seatrial-mutants-") as place,
-            booted(candidate, Path(place), run="mutants", progress=progress, is_cloneable=True) as session,
+            booted(
+                candidate, Path(place), run="mutants", progress=progress, is_cloneable=True, has_spare_port=True
+            ) as session,
         ):
             self.work(
                 Ready(
@@ -135,7 +137,7 @@ def _try_all(
         plan=ready.plan,
         probes=ready.probes,
         flavour=ready.candidate.flavour,
-        with_words=functools.partial(_with_words, ready),
+        boot_again=functools.partial(_boot_again, ready),
         tell=progress.detail,
     )
     progress.phase(f"judging {len(ready.probes)} controls once, and freezing the guest")
@@ -147,9 +149,9 @@ def _try_all(
 
 
 @contextlib.contextmanager
-def _with_words(ready: Ready, words: str) -> Iterator[Session]:
+def _boot_again(ready: Ready, *, words: str = "", disk: int | None = None) -> Iterator[Session]:
     assert ready.session.way is not None
-    launch = ready.session.boot.launch
+    launch = replace(ready.session.boot.launch, disk=disk)
     if words:
         provision = launch.provision
         provision = replace(provision, smbios=(*provision.smbios, f"{_EXTRA}={words}"))

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from seatrial.clock import Deadline, monotonic_s, utc_now
-from seatrial.errors import ObservationError, SeatrialError
+from seatrial.errors import BootTimeout, GuestStopped, ObservationError, SeatrialError
 from seatrial.guest.facts import Asker, Facts
 from seatrial.guest.lifeline import held_open
 from seatrial.guest.ready import Guest
-from seatrial.guest.restart import BOOT_ID, REBOOT, USERSPACE, WayIn, came_back, order, told
+from seatrial.guest.restart import BOOT_ID, POWER_OFF, REBOOT, USERSPACE, WayIn, came_back, order, told
 from seatrial.guest.shell import Shell, root_shell
 from seatrial.guest.ssh import OnDemand
 from seatrial.machine.boot import Boot, BootFacts
@@ -51,6 +51,9 @@ FREEZABLE: Final = (
 _MOST_CONSOLE: Final = 262_144
 _MEMORY_S: Final = 300.0
 _OVERHEAD: Final = 192 << 20  # QEMU itself and its translated code
+# systemd waits 90 s for a unit to stop (DefaultTimeoutStopSec=, systemd-system.conf(5)).
+_OFF_S: Final = 180.0
+_LOOK_S: Final = 0.1
 _CLOCK_S: Final = 1.0
 _CLOCK_TRIES: Final = 4
 # The driver takes fresh randomness as soon as it is told of a new generation (drivers/virt/vmgenid.c, Linux 5.18).
@@ -154,12 +157,40 @@ class Session:
         """Start user space anew under the running kernel (systemd 254); see :meth:`reboot`."""
         self._restart(USERSPACE, lambda: order(self.shell, "systemctl soft-reboot"))
 
-    def _restart(self, question: str, restart: Callable[[], object]) -> None:
+    def power_off(self) -> float:
+        """Have the guest power itself off, and return the seconds from the order until the machine is off.
+
+        Only a guest of one's own can be powered off; nothing can be asked of it afterwards.
+
+        :raises BootTimeout: it is still on after three minutes.
+        :raises ObservationError: it is the guest that others look at, or refuses.
+        """
+        self._refuse_shared()
+        began, deadline = monotonic_s(), Deadline(_OFF_S)
+        # That QEMU has ended is what this waits for, and how the guard says it.
+        with contextlib.suppress(GuestStopped), self.boot.watch.reboot_expected():
+            order(self.shell, POWER_OFF)
+            while not deadline.is_over:
+                self.boot.guard()
+                deadline.pause(_LOOK_S)
+        if self.boot.process.status is None:
+            raise BootTimeout(
+                f"the guest was still on {deadline.total_s:.0f} s after it was told to power off",
+                hint="its console log shows what it waits for: a unit that does not stop, or no ACPI power-off",
+                evidence=self.boot.console.path,
+            )
+        return monotonic_s() - began
+
+    def _refuse_shared(self) -> None:
         if not self.is_restored or self.way is None:
             raise ObservationError(
                 "the guest that all checks look at may not be restarted",
                 hint="mark the check changes_guest and use the fixture 'guest', or call restored() for a copy",
             )
+
+    def _restart(self, question: str, restart: Callable[[], object]) -> None:
+        self._refuse_shared()
+        assert self.way is not None
         before = told(self.shell, question)
         with self.boot.watch.reboot_expected():
             restart()

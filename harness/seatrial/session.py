@@ -148,6 +148,7 @@ def booted(  # noqa: PLR0913  # what a boot is told, each by its name
     progress: Progress,
     describe: Callable[[Launch], None] = lambda _launch: None,
     is_cloneable: bool = False,
+    has_spare_port: bool = False,
     watched: Callable[[Watch], None] = lambda _watch: None,
 ) -> Iterator[Session]:
     """Boot the candidate, wait until it is ready and give the session; the next accelerator is tried where allowed.
@@ -156,6 +157,7 @@ def booted(  # noqa: PLR0913  # what a boot is told, each by its name
     :param run: an id for the guest's provisioning.
     :param describe: called before each try with what is launched.
     :param is_cloneable: prepare the machine for being frozen and cloned in moments; without it, that takes longer.
+    :param has_spare_port: let the machine take a second disk while it runs.
     :param watched: called with what watches the boot, once it is powered on.
     :raises SeatrialError: it did not come up, or this host cannot boot it.
     """
@@ -163,6 +165,7 @@ def booted(  # noqa: PLR0913  # what a boot is told, each by its name
 
     def start(choice: Choice) -> contextlib.AbstractContextManager[Session]:
         launch = launch_of(candidate, choice, folder, run=run, key=key, is_cloneable=is_cloneable)
+        launch = dataclasses.replace(launch, has_spare_port=has_spare_port)
         describe(launch)
         return _ready(candidate, launch, key, progress, watched)
 
@@ -282,7 +285,7 @@ def patience_for(candidate: Candidate, choice: Choice) -> Patience:
 @contextlib.contextmanager
 def booted_again(candidate: Candidate, launch: Launch, key: LoginKey, folder: Path) -> Iterator[Session]:
     """Boot the same once more; for machines that cannot be frozen."""
-    again = dataclasses.replace(launch, folder=folder, is_cloneable=False)
+    again = dataclasses.replace(launch, folder=folder, is_cloneable=False, has_spare_port=False)
     with _ready(candidate, again, key, Silent()) as session:
         session.restorer, session.is_restored = None, True
         with session.held:

@@ -41,6 +41,7 @@ class Guest:
     boot: dict[str, Any] = field(default_factory=dict)
     flavour: str = "debian-immutable"
     budgets: Budgets | None = None
+    power_off: Callable[[], float] = lambda: 6.0
 
     def run(self, command: str, *, timeout_s: float | None = None) -> tuple[int, bytes, bytes]:
         """Answer as the guest's shell would; a question that was never recorded is a fault of the test."""
@@ -112,7 +113,7 @@ class Bench:
                 update={"budgets": guest.budgets} if guest.budgets else {}
             ),
             "host": Host(guest),
-            "guest": SimpleNamespace(facts=Facts(guest)),
+            "guest": SimpleNamespace(facts=Facts(guest), boot_facts=SimpleNamespace(**boot), power_off=guest.power_off),
             "boot": SimpleNamespace(**boot, findings=scanner.findings.all),
         }
         function = self.checks[control]

@@ -49,6 +49,7 @@ FLOORS = (
         "boot_time_run",
         "writes",
         "parameters",
+        "workshop",
     },
     {"plugin", "hooks", "copies", "mutation_run", "cli", "__main__"},
 )

@@ -56,14 +56,14 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
             plan=plan,
             probes=[absent(name) for name in names],
             flavour=read_flavour("debian-immutable"),
-            with_words=no_other_boot,
+            boot_again=no_other_boot,
         )
         made.warmed_up()
         yield made
 
 
-def no_other_boot(words: str) -> contextlib.AbstractContextManager[Session]:
-    raise AssertionError(f"booted with {words!r}: no mutant here asks for it")
+def no_other_boot(*, words: str = "", disk: int | None = None) -> contextlib.AbstractContextManager[Session]:
+    raise AssertionError(f"booted with {words!r} from {disk}: no mutant here asks for it")
 
 
 def seeded(change: str, *caught_by: str, stage: Stage = Stage.GUEST) -> Mutant:

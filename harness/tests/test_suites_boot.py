@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from seatrial.clock import utc_now
+from seatrial.errors import BootTimeout
 from seatrial.evidence.boot_units import UNITS
 from seatrial.evidence.journal import COREDUMPS, ERRORS, KERNEL
 from seatrial.evidence.latency import CYCLICTEST, PREEMPT
@@ -75,6 +76,14 @@ def entry(said_by: str, message: object) -> str:
 
 
 # One defect: what is broken, and the controls that see it.
+def powering_off(power_off: Callable[[], float]) -> Callable[[Guest], None]:
+    return lambda g: setattr(g, "power_off", power_off)
+
+
+def never_off() -> float:
+    raise BootTimeout("the guest was still on 180 s after it was told to power off")
+
+
 DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
     "degraded": (edit(MANAGER, "SystemState=running", "SystemState=degraded"), {"bh-running"}),
     "a failed unit": (
@@ -143,6 +152,8 @@ DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
         {"bt-unit-budget"},
     ),
     "a kernel that does not preempt": (edit(PREEMPT, "voluntary", "none"), {"lat-preempt-model"}),
+    "a slow way down": (powering_off(lambda: 81.0), {"bt-shutdown"}),
+    "no way down": (powering_off(never_off), {"bt-shutdown"}),
     "a late login": (lambda g: g.boot.update(login_s=900.0), {"bt-ssh-ready"}),
 }
 
@@ -208,7 +219,7 @@ def test_unit_that_may_be_slow_is_not_red() -> None:
     assert SUITE.outcome("bt-unit-budget", slow) == Outcome.PASS
 
 
-@pytest.mark.parametrize("control", ["bt-total", "bt-phases", "bt-ssh-ready", "bt-unit-budget"])
+@pytest.mark.parametrize("control", ["bt-total", "bt-phases", "bt-ssh-ready", "bt-shutdown", "bt-unit-budget"])
 def test_time_without_a_budget_of_its_accelerator_is_not_checked(control: str) -> None:
     strange = guest()
     strange.boot["accelerator"] = "hvf"

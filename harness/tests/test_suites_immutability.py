@@ -176,9 +176,9 @@ DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
     "an extension waits": (lambda g: g.add(STATE.EXTENSIONS, "tools.raw"), {"imm-no-extensions"}),
     "the machine id came with the image": (
         edit(STATE.MACHINE_ID, "written 1795476009", "written 1795000000"),
-        {"imm-machine-id-fresh"},
+        {"imm-machine-id-empty"},
     ),
-    "no machine id": (edit(STATE.MACHINE_ID, "id 7e2abc5c41684ecd805358c8b9968e4a", "id "), {"imm-machine-id-fresh"}),
+    "no machine id": (edit(STATE.MACHINE_ID, "id 7e2abc5c41684ecd805358c8b9968e4a", "id "), {"imm-machine-id-empty"}),
 }
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from seatrial.check import Check
+from seatrial.errors import BootTimeout
 from seatrial.evidence.boot_units import UNITS, parse_unit_times
 from seatrial.evidence.systemd import MANAGER, Phases, boot_phases, parse_show
 from seatrial.guest.facts import Facts
@@ -15,25 +16,26 @@ from seatrial.policy.flavours import Flavour
 
 if TYPE_CHECKING:
     from seatrial.machine.boot import BootFacts
+    from seatrial.restore import Session
 
 
 def _phases(facts: Facts) -> Phases:
     return boot_phases(parse_show(facts.text(MANAGER)))
 
 
-def _judge(measured: Mapping[str, float], flavour: Flavour, boot: BootFacts, check: Check) -> None:
-    timings = compare_with_budget(measured, flavour.budgets, boot.accelerator)
+def _judge(measured: Mapping[str, float], flavour: Flavour, accelerator: str, check: Check) -> None:
+    timings = compare_with_budget(measured, flavour.budgets, accelerator)
     for timing in timings:
         if timing.limit_s is not None:
             check.holds(
                 timing.holds,
-                expected=f"{timing.phase.removesuffix('_s')} at most {timing.limit_s:g} s under {boot.accelerator}",
+                expected=f"{timing.phase.removesuffix('_s')} at most {timing.limit_s:g} s under {accelerator}",
                 seen=f"{timing.phase.removesuffix('_s')} took {timing.seconds:.1f} s",
             )
     lacking = [timing.phase for timing in timings if timing.limit_s is None]
     if lacking and all(timing.holds for timing in timings if timing.limit_s is not None):
         check.not_checked(
-            f"flavour {flavour.name!r} has no budget for {', '.join(lacking)} in budgets.{boot.accelerator}; "
+            f"flavour {flavour.name!r} has no budget for {', '.join(lacking)} in budgets.{accelerator}; "
             "a budget of another accelerator judges nothing"
         )
 
@@ -41,19 +43,32 @@ def _judge(measured: Mapping[str, float], flavour: Flavour, boot: BootFacts, che
 @pytest.mark.control("bt-total")
 def test_boot_keeps_to_its_budget(facts: Facts, flavour: Flavour, boot: BootFacts, check: Check) -> None:
     """The whole boot, by the guest's own clock, takes no longer than the flavour allows."""
-    _judge({"total_s": _phases(facts).total_s}, flavour, boot, check)
+    _judge({"total_s": _phases(facts).total_s}, flavour, boot.accelerator, check)
 
 
 @pytest.mark.control("bt-phases")
 def test_every_phase_keeps_to_its_budget(facts: Facts, flavour: Flavour, boot: BootFacts, check: Check) -> None:
     """Each phase that the guest measured takes no longer than the flavour allows."""
-    _judge(_phases(facts).measured(), flavour, boot, check)
+    _judge(_phases(facts).measured(), flavour, boot.accelerator, check)
 
 
 @pytest.mark.control("bt-ssh-ready")
 def test_login_comes_in_time(flavour: Flavour, boot: BootFacts, check: Check) -> None:
     """From power-on to the first command over SSH, by this computer's clock."""
-    _judge({"ssh_s": boot.login_s}, flavour, boot, check)
+    _judge({"ssh_s": boot.login_s}, flavour, boot.accelerator, check)
+
+
+@pytest.mark.changes_guest
+@pytest.mark.control("bt-shutdown")
+def test_power_off_keeps_to_its_budget(guest: Session, flavour: Flavour, check: Check) -> None:
+    """From the order to power off until the machine is off, by this computer's clock."""
+    accelerator = guest.boot_facts.accelerator
+    try:
+        took_s = guest.power_off()
+    except BootTimeout as exc:
+        check.holds(False, expected="the machine off", seen=exc.message)
+        return
+    _judge({"shutdown_s": took_s}, flavour, accelerator, check)
 
 
 @pytest.mark.control("bt-unit-budget")

@@ -105,7 +105,7 @@ def test_no_extension_is_merged_or_waiting(facts: Facts, check: Check, flavour: 
     check.nothing(waiting, expected="no extension image outside the flavour's list")
 
 
-@pytest.mark.control("imm-machine-id-fresh")
+@pytest.mark.control("imm-machine-id-empty")
 def test_machine_id_was_made_at_this_boot(facts: Facts, check: Check) -> None:
     """The id is valid and was written after the kernel started: the image brought none along."""
     lines = facts.lines(MACHINE_ID)

@@ -15,11 +15,12 @@ from seatrial.guest.shell import root_shell
 from seatrial.guest.ssh import Address, Guard, LoginKey, connect
 from seatrial.progress import Silent
 
-__all__ = ["BOOT_ID", "REBOOT", "USERSPACE", "WayIn", "came_back", "order", "told"]
+__all__ = ["BOOT_ID", "POWER_OFF", "REBOOT", "USERSPACE", "WayIn", "came_back", "order", "told"]
 
 # Another value after each start of the kernel (proc(5), random/boot_id).
 BOOT_ID: Final = "cat /proc/sys/kernel/random/boot_id"
 REBOOT: Final = "if command -v systemctl; then systemctl reboot; else reboot; fi"
+POWER_OFF: Final = "if command -v systemctl; then systemctl poweroff; else poweroff; fi"
 # A soft reboot keeps the kernel and its boot id; user space starts anew (systemd-soft-reboot.service(8)).
 USERSPACE: Final = "systemctl show -p UserspaceTimestampMonotonic --value"
 _LOOK_S: Final = 0.5

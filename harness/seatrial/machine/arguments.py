@@ -16,11 +16,23 @@ from seatrial.machine.disk import Image
 from seatrial.machine.firmware import Firmware
 from seatrial.policy.differences import Difference, Kind, Touched
 
-__all__ = ["LIFELINE", "Attached", "Memory", "devices_in", "differences", "kernel_arguments", "qemu_arguments"]
+__all__ = [
+    "LIFELINE",
+    "SPARE_PORT",
+    "Attached",
+    "Memory",
+    "devices_in",
+    "differences",
+    "kernel_arguments",
+    "qemu_arguments",
+]
 
 _VARIABLES, _OVERLAY, _SEED, _FROZEN, _BASE, _CODE, _KVM = range(1, 8)
 # Where a guest finds the two streams of a lifeline: QEMU's own network, so it works without any route outwards.
 LIFELINE = ("10.0.2.100", (2201, 2202))
+
+# Where a device can be plugged in while the guest runs.
+SPARE_PORT = "spare"
 
 # Linux AIO on a file in memory is done when it has been submitted.
 _AT_ONCE = {"direct": True, "no-flush": True}
@@ -62,6 +74,7 @@ class Attached:
     frozen_fd: int | None = None
     lifeline_fds: tuple[int, int] | None = None
     is_incoming: bool = False
+    has_spare_port: bool = False
     counted: Counted | None = None
     fw_cfg: tuple[tuple[str, int], ...] = ()
 
@@ -104,6 +117,7 @@ def qemu_arguments(
         *_snapshot(machine, attached),
         *_tpm(machine, attached),
         *_devices(machine, attached),
+        *(("-device", f"pcie-root-port,id={SPARE_PORT},chassis=1") if attached.has_spare_port else ()),
         *((*counted.arguments(), *_ONE_WORKER) if counted else _ENTROPY),
         # QEMU reads the whole file at its start, by a name of its own descriptor.
         *(word for name, fd in attached.fw_cfg for word in ("-fw_cfg", f"name={name},file=/proc/self/fd/{fd}")),

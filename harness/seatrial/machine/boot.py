@@ -62,7 +62,8 @@ class Launch:
     """All that a boot needs, decided before anything starts.
 
     ``disk`` is a descriptor of the disk to write to, owned by the caller; None means a fresh overlay for this boot.
-    With ``counted`` it lies in memory, and the guest's time is counted in instructions.
+    With ``counted`` it lies in memory, and the guest's time is counted in instructions. A machine that
+    ``has_spare_port`` can be given a second disk while it runs.
     """
 
     machine: Machine
@@ -73,6 +74,7 @@ class Launch:
     provision: Provision
     folder: Path
     is_cloneable: bool = False
+    has_spare_port: bool = False
     disk: int | None = None
     kernel: DirectKernel | None = None
     counted: Counted | None = None
@@ -265,6 +267,7 @@ def _handed(stack: contextlib.ExitStack, launch: Launch, storage: Storage, wires
         counted=launch.counted,
         kvm_fd=_opened(stack, _KVM, os.O_RDWR) if by_descriptor else None,
         memory=storage.memory,
+        has_spare_port=launch.has_spare_port,
         frozen_fd=storage.frozen_fd,
         # QEMU opens these by name: memory is a file that every user may open.
         fw_cfg=tuple((name, _in_memory(stack, content)) for name, content in launch.provision.fw_cfg),

@@ -15,6 +15,9 @@ PHASES: Final = ("firmware_s", "loader_s", "kernel_s", "initrd_s", "userspace_s"
 # Also measured where the guest has them: when targets and the SSH server were up, and what a client saw.
 MILESTONES: Final = ("multi_user_s", "default_target_s", "ssh_unit_s", "prompt_s", "banner_s", "login_s", "ready_s")
 
+# Of a single unit, and of the way down.
+_OTHERS: Final = ("unit_s", "shutdown_s")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
@@ -46,11 +49,11 @@ def check_names(budgets: Budgets) -> None:
     :raises ConfigError: the budgets name a phase that is never measured.
     """
     tables = {"kvm": budgets.kvm, "tcg": budgets.tcg, "counted": budgets.counted, "growth": budgets.growth}
-    known = {*PHASES, *MILESTONES, "unit_s"}
+    known = {*PHASES, *MILESTONES, *_OTHERS}
     for name, limits in tables.items():
         unknown = sorted(set(limits) - known - ({"phase_s"} if name == "growth" else set()))
         if unknown:
             raise ConfigError(
                 f"budgets.{name} names unknown phases: {', '.join(unknown)}",
-                hint=f"known: {', '.join((*PHASES, *MILESTONES))}",
+                hint=f"known: {', '.join((*PHASES, *MILESTONES, *_OTHERS))}",
             )
