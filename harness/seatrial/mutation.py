@@ -175,18 +175,27 @@ class Bench:
         named = frozenset(name for mutant in mutants for name in mutant.caught_by)
         alone = [self._tried(mutant, named) for mutant in mutants]
         made = [mutant for mutant, (_tried, was_made) in zip(mutants, alone, strict=True) if was_made]
-        again: Collection[str] | None
-        try:
-            again = self._alarming(made, named) if made else ()
-        except (SeatrialError, Inapplicable):
-            # Together they break the guest or exclude each other, so each meets all controls by itself.
-            again = None
-        if again is not None and not again:
-            return [tried for tried, _was_made in alone]
+        suspects = self._suspects(made, named)
         return [
-            _both(tried, self.tried(mutant, asked=again)) if was_made else tried
+            _both(tried, self.tried(mutant, asked=again))
+            if was_made and (again := suspects[mutant.id]) != ()
+            else tried
             for mutant, (tried, was_made) in zip(mutants, alone, strict=True)
         ]
+
+    def _suspects(self, mutants: Sequence[Mutant], named: frozenset[str]) -> Mapping[str, Collection[str] | None]:
+        """Return by id the controls that each of ``mutants`` may have changed beside those named; None for any."""
+        if not mutants:
+            return {}
+        try:
+            again = self._alarming(mutants, named)
+        except (SeatrialError, Inapplicable):
+            # Together they break the guest or exclude each other: half of them may not.
+            if len(mutants) == 1:
+                return {mutants[0].id: None}
+            half = len(mutants) // 2
+            return {**self._suspects(mutants[:half], named), **self._suspects(mutants[half:], named)}
+        return {mutant.id: tuple(again) for mutant in mutants}
 
     def _alarming(self, mutants: Sequence[Mutant], named: frozenset[str]) -> frozenset[str]:
         """Make all these changes in one copy; return the controls that changed, but are neither named nor follow."""
@@ -207,7 +216,7 @@ class Bench:
         except SeatrialError as exc:
             # A guest that does not come back is noticed by a gate as well, yet by no control.
             done = Tried(id=mutant.id, image=self.image, result=Result.SURVIVED, error=exc.message)
-        self.tell(f"{mutant.id}: {done.result}, as far as it is known")
+        self.tell(f"{mutant.id}: {done.result}, as far as it is known {' / '.join(done.unexpected)}")
         return replace(done, seconds=round(monotonic_s() - began, 1)), is_made
 
     def judged(self, session: Session, *, asked: Collection[str] | None = None, also: Collection[str] = ()) -> Verdicts:

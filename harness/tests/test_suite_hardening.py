@@ -142,8 +142,8 @@ def _lines(texts: Texts, paths: str) -> str:
 SHAPES: tuple[tuple[str, Callable[[Texts, str], str]], ...] = (
     (r"p\(\) \{ (.*)", more.pieces),
     (r".*sshd -T -C \S*\baddr=([^,]+)", _settings),
-    (r"(if find) / -maxdepth 0", lambda texts, _: texts["walk"]),
-    (r"(getcap) ", lambda texts, _: texts["capabilities"]),
+    (r"(race=); .*; if find / -maxdepth 0 -nouser", lambda texts, _: texts["walk"]),
+    (r"(race=); .*; getcap ", lambda texts, _: texts["capabilities"]),
     (r"for f in (.*?); do if \[ -e", _states),
     (r"grep -asH '' (.*) /dev/null; true", _lines),
     (r"(sed) -n 's/\^btime", lambda texts, _: texts["first-boot"]),

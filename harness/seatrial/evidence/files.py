@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from seatrial.errors import ObservationError
+from seatrial.evidence.asides import Aside
 from seatrial.evidence.mounts import Mount
 
 __all__ = [
@@ -33,6 +34,8 @@ _NOT_WALKED: Final = re.compile(
 )
 # Where programs and libraries are, on systems with and without a merged /usr.
 _SYSTEM: Final = ("/usr", "/opt", "/bin", "/sbin", "/lib")
+# What is gone when the walk comes to it was never there (find(1)); busybox' find says that it could not look.
+_RACE: Final = "race=; if find / -maxdepth 0 -ignore_readdir_race >/dev/null 2>&1; then race=-ignore_readdir_race; fi"
 # busybox' find knows no -nouser: there, a file of none of the known users is one without owner.
 _UNOWNED: Final = (
     # Whatever is root's is known to have an owner: looking one up for every file takes most of the walk.
@@ -136,17 +139,18 @@ def audit_command(trees: Sequence[str]) -> str:
     newline = shlex.quote("*\n*")
     # Negated, not '-o': busybox runs '-exec ... +' at the outermost level only.
     odd = rf"-path {newline} -exec stat -c '%f %U %G (a line break in the name of inode %i)' {{}} \;"
-    return (
-        rf"{_UNOWNED}; find {roots} -xdev \( {' -o '.join(wanted)} \) ! \( {odd} \)"
+    return Aside(
+        rf"{_RACE}; {_UNOWNED}; find {roots} $race -xdev \( {' -o '.join(wanted)} \) ! \( {odd} \)"
         " -exec stat -c '%f %U %G %n' {} +"
     )
 
 
-def capabilities_command(trees: Sequence[str]) -> str:
+def capabilities_command(trees: Sequence[str]) -> Aside:
     """Return the walk over ``trees`` that finds programs with file capabilities."""
     roots = " ".join(shlex.quote(tree) for tree in trees)
-    return (
-        rf"getcap / && find {roots} -xdev -type f \( -perm -0100 -o -perm -0010 -o -perm -0001 \) -exec getcap {{}} +"
+    return Aside(
+        rf"{_RACE}; getcap / && find {roots} $race -xdev -type f \( -perm -0100 -o -perm -0010 -o -perm -0001 \)"
+        " -exec getcap {} +"
     )
 
 
