@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from seatrial.clock import Deadline
 from seatrial.errors import ConfigError, ObservationError
 from seatrial.evidence.modules import dry_run_command, module_name, parse_dry_runs, parse_loaded
+from seatrial.process import run
 from suite_bench import recorded
 
 MISSING = "modprobe: FATAL: Module x not found in directory /lib/modules/6.12"
@@ -21,6 +24,11 @@ MISSING = "modprobe: FATAL: Module x not found in directory /lib/modules/6.12"
         ("install /usr/bin/true\n", 0, "barred"),
         (f"{MISSING}\n", 1, "missing"),
         ("insmod /lib/modules/6.12/kernel/net/sctp/sctp.ko.xz \n", 0, "loadable"),
+        (
+            "insmod /lib/modules/6.12/kernel/net/sctp/sctp.ko.xz \ngone /lib/modules/6.12/kernel/net/sctp/sctp.ko.xz\n",
+            0,
+            "missing",
+        ),
         ("install /sbin/load-it-anyway\n", 0, "loadable"),
         ("", 0, "built-in"),
         ("builtin ext4\n", 0, "built-in"),
@@ -29,6 +37,14 @@ MISSING = "modprobe: FATAL: Module x not found in directory /lib/modules/6.12"
 )
 def test_answer_of_modprobe_is_understood(said: str, status: int, meaning: str) -> None:
     assert parse_dry_runs(f"module x\n{said}status {status}\n") == {"x": meaning}
+
+
+def test_a_module_of_the_index_whose_file_is_gone_is_missing(tmp_path: Path) -> None:
+    present = tmp_path / "here.ko"
+    present.touch()
+    modprobe = f'modprobe() {{ echo "insmod {tmp_path}/first.ko"; echo "insmod {tmp_path}/$3.ko option=1"; }}'
+    done = run(["sh", "-c", f"{modprobe}; {dry_run_command(['here', 'away'])}"], deadline=Deadline(10))
+    assert parse_dry_runs(done.stdout.decode()) == {"here": "loadable", "away": "missing"}
 
 
 @pytest.mark.parametrize(

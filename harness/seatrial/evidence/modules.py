@@ -48,7 +48,9 @@ def dry_run_command(names: Iterable[str]) -> str:
     # kmod tells a missing module with exit status 1, a missing program is 127.
     return (
         f"command -v modprobe >/dev/null || exit 127; for m in {' '.join(words)}; do "
-        'echo "module $m"; modprobe -n -v "$m" 2>&1; echo "status $?"; done'
+        """echo "module $m"; o=$(modprobe -n -v "$m" 2>&1); s=$?; [ -z "$o" ] || printf '%s\\n' "$o"; """
+        # modprobe believes its index: it does not look whether the file is there.
+        'f=${o##*insmod }; [ "$f" = "$o" ] || [ -e "${f%% *}" ] || echo "gone ${f%% *}"; echo "status $s"; done'
     )
 
 
@@ -74,6 +76,8 @@ def _meaning(name: str, said: str, status: int) -> str:
         if lines and all(_MISSING.fullmatch(line) for line in lines):
             return "missing"
         raise ObservationError(f"modprobe could not tell about {name!r}: exit status {status}, {said[:200]!r}")
+    if lines and lines[-1].startswith("gone "):
+        return "missing"
     if not lines or lines[-1].startswith("builtin "):
         return "built-in"  # in the kernel, or loaded already: either way it is there
     return "barred" if _BARRED.fullmatch(lines[-1]) else "loadable"
