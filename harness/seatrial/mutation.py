@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
+import secrets
 import shlex
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -41,13 +42,14 @@ _CHANGE_S: Final = 300.0
 # So many mutants are looked at together for alarms.
 _TOGETHER: Final = 16
 _SHOWN: Final = 400
-# An account such as a person would have, for changes that are about one ("$U"): its password is known to nobody.
+# An account such as a person would have, for changes that are about one ("$U"): nobody knows what its password is.
 _ACCOUNT: Final = "mutant"
+_SECRET: Final = f"$y$j9T${secrets.token_hex(11)}${secrets.token_hex(21)}."
 _MAKE_ACCOUNT: Final = (
     f"grep -q ^{_ACCOUNT}: /etc/passwd || {{ "
     f"echo '{_ACCOUNT}:x:59902:59902::/home/{_ACCOUNT}:/bin/sh' >> /etc/passwd"
     f" && echo '{_ACCOUNT}:x:59902:' >> /etc/group"
-    f" && echo '{_ACCOUNT}:!:20000:0:90:7:30::' >> /etc/shadow"
+    f" && echo '{_ACCOUNT}:{_SECRET}:20000:0:90:7:30::' >> /etc/shadow"
     f" && mkdir -p -m 700 /home/{_ACCOUNT} && chown 59902:59902 /home/{_ACCOUNT}; }}"
 )
 _NO_ACCOUNT: Final = "the account of '$U' could not be made"

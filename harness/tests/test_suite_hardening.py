@@ -305,6 +305,8 @@ DEFECTS: list[tuple[str, str, Edit]] = [
     ("ssh-login-grace", *setting("logingracetime", "0")),
     ("ssh-client-alive", *setting("clientaliveinterval", "0")),
     ("ssh-forwarding", *setting("disableforwarding", "no\nx11forwarding yes")),
+    ("ssh-forwarding", *setting("x11forwarding", "yes")),
+    ("ssh-forwarding", *setting("permittunnel", "yes")),
     ("ssh-strict-modes", *setting("strictmodes", "no")),
     ("ssh-ciphers", *setting("ciphers", "aes256-ctr,3des-cbc")),
     ("ssh-macs", *setting("macs", "hmac-sha2-256-etm@openssh.com,hmac-md5")),

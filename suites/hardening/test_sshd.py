@@ -115,20 +115,17 @@ def test_startups_are_throttled(facts: Facts, check: Check, flavour: Flavour) ->
 
 @pytest.mark.control("ssh-forwarding")
 def test_forwarding_is_off(facts: Facts, check: Check, flavour: Flavour) -> None:
-    switches = (
-        "allowtcpforwarding",
-        "allowagentforwarding",
-        "allowstreamlocalforwarding",
-        "x11forwarding",
-        "permittunnel",
-        "gatewayports",
-    )
+    """Each kind is off; one switch for all counts for ports and sockets only.
+
+    Before OpenSSH 10.0 DisableForwarding left X11 and the agent alone (CVE-2025-32728), and it never meant tunnels.
+    """
+    ports = ("allowtcpforwarding", "allowstreamlocalforwarding", "gatewayports")
     for caller, settings in _settings(facts, flavour).items():
-        if settings.get("disableforwarding") == ("yes",):
-            check.holds(True, expected="forwarding off", seen=f"disableforwarding yes for {caller}")
-            continue
+        others = () if settings.get("disableforwarding") == ("yes",) else ports
+        switches = ("allowagentforwarding", "x11forwarding", "permittunnel", *others)
         on = [f"{name} {settings[name][0]}" for name in switches if settings.get(name, ("no",)) != ("no",)]
-        check.nothing(on, expected=f"disableforwarding yes, or each kind of forwarding off, for {caller}")
+        seen = f"of {', '.join(switches)}: {', '.join(on) or 'none'}"
+        check.holds(not on, expected=f"forwarding and tunnels off for {caller}", seen=seen)
 
 
 @pytest.mark.control("ssh-hostkey-strong")

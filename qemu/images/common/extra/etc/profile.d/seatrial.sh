@@ -1,2 +1,1 @@
 umask 027
-[ -n "${TMOUT:-}" ] || { TMOUT=900; readonly TMOUT; export TMOUT; }

@@ -1,0 +1,1 @@
+[ -n "${TMOUT:-}" ] || { TMOUT=900; readonly TMOUT; export TMOUT; }
