@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seatrial.check import Check
 from seatrial.errors import CommandTimeout, NotRecorded, OutputTooLarge, SessionError, SessionLost
-from seatrial.evidence.asides import Aside
 from seatrial.guest.facts import Answer, Facts, Recorded
 from seatrial.guest.shell import MOST_OUTPUT, Shell
 from seatrial.rehearsal import Rehearsal, collect
@@ -89,33 +88,6 @@ def test_more_commands_than_can_be_sent_ahead_are_sent_in_parts(shell: Shell) ->
     assert [a[1] for a in shell.run_all(commands) if not isinstance(a, SessionError)] == [
         f"{n}\n".encode() for n in range(8)
     ]
-
-
-def test_what_may_be_answered_beside_others_is_answered_exactly_and_nothing_is_left(shell: Shell) -> None:
-    commands = [f"echo out {n}; echo err {n} >&2; exit {n}" for n in range(40)]
-    mixed = [command if n % 3 else Aside(command) for n, command in enumerate(commands)]
-    assert list(shell.run_all(mixed)) == [(n, f"out {n}\n".encode(), f"err {n}\n".encode()) for n in range(40)]
-    first, *_others = shell.run_all(['echo "lane $d"', Aside("true")])
-    assert not isinstance(first, SessionError)
-    place = first[1].decode().removeprefix("lane ").strip()
-    assert not place or not Path(place).exists()
-
-
-def test_what_is_aside_runs_while_the_others_do(shell: Shell) -> None:
-    aside, other = "until [ -e $d/met ]; do sleep 0.1; done; echo met", ": > $d/met; echo here"
-    first, second = shell.run_all([other, Aside(f'[ -n "$d" ] || exit 3; {aside}')], timeout_s=30)
-    assert not isinstance(first, SessionError)
-    assert not isinstance(second, SessionError)
-    assert (first[1], second[:2]) in ((b"here\n", (0, b"met\n")), (b"here\n", (3, b"")))  # 3: one processor only
-
-
-def test_a_lane_that_dies_or_has_too_much_to_keep_leaves_its_answers_to_the_other(shell: Shell) -> None:
-    asides = [Aside(f"sleep 0.1; echo {n}") for n in range(9)]
-    commands = ["kill -9 $l 2>/dev/null; echo first", *asides, Aside("(exit 137)"), "printf a"]
-    texts = [answer[:2] for answer in shell.run_all(commands) if not isinstance(answer, SessionError)]
-    assert texts == [(0, b"first\n"), *((0, f"{n}\n".encode()) for n in range(9)), (137, b""), (0, b"a")]
-    large = list(shell.run_all(["true", Aside("head -c 60000000 /dev/zero")]))
-    assert [isinstance(answer, OutputTooLarge) for answer in large] == [False, True]
 
 
 class Scripted:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 from seatrial.check import Check
-from seatrial.evidence.asides import Aside
 from seatrial.evidence.attempts import BOOT_ID, attempts_script, parse_attempts
 from seatrial.evidence.listeners import LISTENERS, parse_listeners
 from seatrial.evidence.units import UNIT_FILES, UNITS, matching_units, parse_presets, parse_unit_files, parse_units
@@ -32,7 +31,7 @@ _DESKTOP_PROGRAMS = (
 )
 _DEFAULT_TARGET = "systemctl get-default"
 _MAIL_PORTS = frozenset({25, 465, 587})
-_EXPOSURE = Aside("SYSTEMD_BUS_TIMEOUT=240s systemd-analyze security --no-pager --json=short")
+_EXPOSURE = "SYSTEMD_BUS_TIMEOUT=240s systemd-analyze security --no-pager --json=short"
 # The unit files of whatever the default target pulls in.
 _FAULTS = 'systemd-analyze verify --man=no --recursive-errors=yes default.target 2>&1; echo "status $?"'
 _TIME_DAEMONS = ("chronyd", "systemd-timesyncd", "ntpd", "ntpsec", "openntpd", "ptp4l", "phc2sys")

@@ -18,7 +18,6 @@ from elftools.elf.notes import iter_notes
 from elftools.elf.segments import Segment
 
 from seatrial.errors import ObservationError
-from seatrial.evidence.asides import Aside
 
 __all__ = ["LOADED", "Piece", "Program", "parse_loaded", "parse_pieces", "pieces_command", "read_programs"]
 
@@ -77,10 +76,10 @@ def parse_loaded(text: str) -> Mapping[str, tuple[str, ...]]:
     return {**found, "library": tuple(path for path in found["library"] if path not in programs)}
 
 
-def pieces_command(pieces: Sequence[Piece]) -> Aside:
+def pieces_command(pieces: Sequence[Piece]) -> str:
     """Return the question for ``pieces`` of files, each as ``@offset path`` and lines of hexadecimal bytes."""
     asked = "; ".join(f"p {shlex.quote(path)} {offset} {length}" for path, offset, length in pieces)
-    return Aside(f'p() {{ echo "@$2 $1"; od -An -v -tx1 -j $2 -N $3 "$1"; }}; {asked}')
+    return f'p() {{ echo "@$2 $1"; od -An -v -tx1 -j $2 -N $3 "$1"; }}; {asked}'
 
 
 def parse_pieces(text: str) -> Mapping[str, Mapping[int, bytes]]:

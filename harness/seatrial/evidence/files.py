@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from seatrial.errors import ObservationError
-from seatrial.evidence.asides import Aside
 from seatrial.evidence.mounts import Mount
 
 __all__ = [
@@ -139,16 +138,16 @@ def audit_command(trees: Sequence[str]) -> str:
     newline = shlex.quote("*\n*")
     # Negated, not '-o': busybox runs '-exec ... +' at the outermost level only.
     odd = rf"-path {newline} -exec stat -c '%f %U %G (a line break in the name of inode %i)' {{}} \;"
-    return Aside(
+    return (
         rf"{_RACE}; {_UNOWNED}; find {roots} $race -xdev \( {' -o '.join(wanted)} \) ! \( {odd} \)"
         " -exec stat -c '%f %U %G %n' {} +"
     )
 
 
-def capabilities_command(trees: Sequence[str]) -> Aside:
+def capabilities_command(trees: Sequence[str]) -> str:
     """Return the walk over ``trees`` that finds programs with file capabilities."""
     roots = " ".join(shlex.quote(tree) for tree in trees)
-    return Aside(
+    return (
         rf"{_RACE}; getcap / && find {roots} $race -xdev -type f \( -perm -0100 -o -perm -0010 -o -perm -0001 \)"
         " -exec getcap {} +"
     )

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from seatrial.errors import ObservationError
-from seatrial.evidence.asides import Aside
 from seatrial.evidence.files import local_trees
 from seatrial.evidence.mounts import Mount
 
@@ -54,7 +53,7 @@ def disk_trees(mounts: Sequence[Mount]) -> tuple[str, ...]:
     return local_trees([mount for mount in mounts if mount.kind not in _MEMORY])
 
 
-def names_command(trees: Sequence[str]) -> Aside:
+def names_command(trees: Sequence[str]) -> str:
     """Return the one walk over ``trees`` that looks at all names and links."""
     # A name is shown on one line whatever is in it, so that it cannot pose as another. One '-exec ... +' at the
     # outermost level: busybox runs no other.
@@ -65,15 +64,15 @@ def names_command(trees: Sequence[str]) -> Aside:
         f'if [ -L "$f" ] && [ ! -e "$f" ]; then echo dangling {shown}; fi; done'
     )
     wanted = f"-path {_WITNESS} -o -type l -o {_any('-name', _ODD)}"
-    return Aside(f"find {_roots(trees)} -xdev \\( {wanted} \\) -exec sh -c '{body}' sh {{}} +")
+    return f"find {_roots(trees)} -xdev \\( {wanted} \\) -exec sh -c '{body}' sh {{}} +"
 
 
-def residue_command(trees: Sequence[str]) -> Aside:
+def residue_command(trees: Sequence[str]) -> str:
     """Return the walks over ``trees`` that find credentials, private keys, repositories, and remains of a build."""
     names = _any("-name", (*_REPOSITORIES, *_CREDENTIALS, *_BUILD))
     secrets = " ".join(f"-e {shlex.quote(pattern)}" for pattern in _SECRETS)
     written = " -o ".join(f"-path '{folder}/*'" for folder in _WRITTEN)
-    return Aside(
+    return (
         f"find {_roots(trees)} -xdev \\( -path {_WITNESS} -exec echo walked {{}} \\; -o {names} -print "
         f"-o {_any('-path', _LOGS)} -print -o -path '/root/[!.]*' -prune -print \\); "
         f"find {_roots(trees)} -xdev -type f -size -128 \\( {written} -o {_any('-name', _KEY_NAMES)} \\) "

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from seatrial.errors import ObservationError
-from seatrial.evidence.asides import Aside
 
 __all__ = ["PACKAGES", "SOURCES", "VERIFY", "Package", "Source", "parse_packages", "parse_sources", "parse_verify"]
 
@@ -24,7 +23,7 @@ SOURCES: Final = (
 )
 # What differs from the package: its digest, or the file is gone. Kernel modules are many, and their signatures are
 # judged when they are loaded.
-VERIFY: Final = Aside(
+VERIFY: Final = (
     "if command -v dpkg >/dev/null 2>&1; then "
     "dpkg --verify $(dpkg-query -W -f '${binary:Package}\\n' | grep -v '^linux-image-'); "
     "elif command -v rpm >/dev/null 2>&1; then "

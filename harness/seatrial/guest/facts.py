@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
 from seatrial.errors import NotRecorded, ObservationError, SessionError
-from seatrial.evidence.asides import Aside
 
 __all__ = ["Answer", "Asker", "BatchAsker", "Facts", "Recorded"]
 
@@ -87,7 +86,6 @@ class Facts:
         :raises SessionLost: the connection broke; the answers until then are kept.
         """
         open_ones = [command for command in dict.fromkeys(commands) if command not in self.answers]
-        open_ones.sort(key=lambda command: isinstance(command, Aside))  # the others first: these wait for nobody
         if open_ones and isinstance(self._asker, BatchAsker):
             self.round_trips += 1
             answers = self._asker.run_all(open_ones, most_output=_MOST_FACT)

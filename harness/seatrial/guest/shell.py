@@ -17,7 +17,6 @@ from typing import Final, Protocol
 
 from seatrial.clock import Deadline
 from seatrial.errors import CommandTimeout, OutputTooLarge, SessionError, SessionLost
-from seatrial.evidence.asides import Aside
 from seatrial.guest.rights import as_root
 from seatrial.guest.ssh import Channel, Guard, await_reason
 
@@ -316,43 +315,17 @@ def _fitting(commands: Sequence[str]) -> list[str]:
     return batch
 
 
-# Where the guest has a second processor, a lane of its own answers what may be answered beside others, into files that
-# only root reads. An answer that grows beyond 32 MiB there, and one whose lane has died, is asked for again
-# in its turn, where every limit is kept.
-_LANE: Final = """\
-lane() { ulimit -f 65536; for k in $*; do (q $k) > $d/$k.out 2> $d/$k.err
-s=$?; [ $s -lt 128 ] || s=again; echo $s > $d/$k.s; done; }
-f() { s=again
-if [ -n "$d" ]; then
-while [ ! -s $d/$1.s ] && kill -0 $l; do sleep 0.1 || sleep 1; done 2>/dev/null
-[ ! -s $d/$1.s ] || read s < $d/$1.s; fi
-if [ $s = again ]; then (q $1); return; fi
-cat $d/$1.out; [ ! -s $d/$1.err ] || cat $d/$1.err >&2; return $s; }
-d=
-if [ -e /sys/devices/system/cpu/cpu1 ] && d=$(umask 077; mktemp -d /run/seatrial-XXXXXX 2>/dev/null); then
-lane %s >/dev/null 2>&1 & l=$!; fi
-"""
-
-
 def _batch(commands: Sequence[str], marks: Sequence[str]) -> str:
     """Return ``commands`` as one script for ``sh``: each in a subshell, framed like a command that is run alone.
 
     No shell, no session and no program is started for each but what the command itself starts: in an emulated guest
     that costs more than most questions do. eval keeps a syntax error inside its subshell.
     """
-    asides = [n for n, command in enumerate(commands) if isinstance(command, Aside)]
-    asides = asides if len(asides) < len(commands) else []
-    cases = "".join(f"{n}) eval {shlex.quote(commands[n])};;\n" for n in asides)
-    lane = _LANE % " ".join(map(str, asides))
-    frames = "".join(
-        f"printf '<{mark}>%d\\n' $$ >&2; printf '<{mark}>'; "
-        f"{f'f {n}' if n in asides else f'(eval {shlex.quote(command)})'}; "
+    return "".join(
+        f"printf '<{mark}>%d\\n' $$ >&2; printf '<{mark}>'; (eval {shlex.quote(command)}); "
         f"printf '</{mark}>%d\\n' $?; printf '</{mark}>\\n' >&2\n"
-        for n, (command, mark) in enumerate(zip(commands, marks, strict=True))
+        for command, mark in zip(commands, marks, strict=True)
     )
-    if not asides:
-        return frames
-    return f'q() {{ case $1 in\n{cases}esac; }}\n{lane}{frames}[ -z "$d" ] || rm -rf "$d"\n'
 
 
 def _script(command: str, mark: str) -> bytes:
