@@ -12,7 +12,7 @@ import secrets
 import shlex
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -149,7 +149,7 @@ class Bench:
             self.ready.restorer.freeze(self.ready)
 
     def tried_all(self, mutants: Sequence[Mutant], *, jobs: int) -> Iterator[Tried]:
-        """Give the results, those of mutants that need no restart first, ``jobs`` of them at a time.
+        """Give the results as they come, ``jobs`` guests at a time; mutants that need no restart are tried first.
 
         In its own copy a mutant meets the controls that it or one of its neighbours names. Whether it changes any
         other is looked at for these neighbours together; only when they did, each meets the changed ones by itself.
@@ -160,7 +160,7 @@ class Bench:
         with ThreadPoolExecutor(jobs, thread_name_prefix="mutant") as pool:
             waiting = [pool.submit(self._tried_together, some) for some in neighbours]
             try:
-                for future in waiting:
+                for future in as_completed(waiting):
                     yield from future.result()
             finally:
                 for future in waiting:
@@ -189,6 +189,7 @@ class Bench:
         """Return by id the controls that each of ``mutants`` may have changed beside those named; None for any."""
         if not mutants:
             return {}
+        self.tell(f"looking for alarms of {len(mutants)} together, from {mutants[0].id} on")
         try:
             again = self._alarming(mutants, named)
         except (SeatrialError, Inapplicable):
