@@ -15,13 +15,13 @@ pytestmark = pytest.mark.guest
 
 TABLE = """
 mutants:
-- id: shipped
+- id: M1
   stage: I
   change: >-
     test -b "$DISK" && echo 0123456789abcdef0123456789abcdef > $R/etc/machine-id
     && touch -d 2020-01-01 $R/etc/machine-id
   caught_by: [imm-machine-id-empty]
-- id: verified
+- id: M2
   stage: I
   change: touch $R/usr/bin/more-than-was-verified
   caught_by: [imm-usr-write-fails]
