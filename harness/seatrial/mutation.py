@@ -21,7 +21,7 @@ from typing import Final, Protocol
 
 from seatrial.again import called
 from seatrial.clock import monotonic_s
-from seatrial.errors import SeatrialError
+from seatrial.errors import HostError, ObservationError, SeatrialError
 from seatrial.guest.shell import Shell
 from seatrial.machine.disk import nameless_overlay
 from seatrial.mutants_file import Mutant, Stage
@@ -311,10 +311,13 @@ class Bench:
         """Make the changes on a disk over the image, and boot that for the first time."""
         launch = self.ready.boot.launch
         with nameless_overlay(launch.image.disk_bytes, launch.folder) as disk:
-            with mounted(self.ready, disk) as (workshop, device):
-                for mutant in mutants:
-                    with contextlib.suppress(*forgiven):
-                        _change(workshop.shell, mutant.change, root=MOUNTED_AT, disk=device)
+            try:
+                with mounted(self.ready, disk) as (workshop, device):
+                    for mutant in mutants:
+                        with contextlib.suppress(*forgiven):
+                            _change(workshop.shell, mutant.change, root=MOUNTED_AT, disk=device)
+            except (HostError, ObservationError) as exc:
+                raise Inapplicable(f"the disk could not be changed before it boots: {exc.message}") from exc
             with self.boot_again(disk=disk) as session:
                 yield session
 
