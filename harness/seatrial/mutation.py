@@ -26,6 +26,7 @@ from seatrial.guest.shell import Shell
 from seatrial.machine.disk import nameless_overlay
 from seatrial.mutants_file import Mutant, Stage
 from seatrial.mutation_files import mutant_files
+from seatrial.mutation_groups import Asked, shared_out, slow_ones, suspects
 from seatrial.plan import Plan
 from seatrial.policy.flavours import Flavour
 from seatrial.policy.judge import Outcome, Verdict
@@ -39,8 +40,6 @@ __all__ = ["Bench", "Probe", "Result", "Tried", "outcome_of"]
 
 _PLACE: Final = "/run/seatrial-mutant"
 _CHANGE_S: Final = 300.0
-# So many mutants are looked at together for alarms.
-_TOGETHER: Final = 16
 _SHOWN: Final = 400
 # An account such as a person would have, for changes that are about one ("$U"): nobody knows what its password is.
 _ACCOUNT: Final = "mutant"
@@ -152,11 +151,11 @@ class Bench:
         """Give the results as they come, ``jobs`` guests at a time; mutants that need no restart are tried first.
 
         In its own copy a mutant meets the controls that it or one of its neighbours names. Whether it changes any
-        other is looked at for these neighbours together; only when they did, each meets the changed ones by itself.
+        other is looked at for these neighbours together, and for halves of them as long as some did.
         """
         ordered = sorted(mutants, key=lambda mutant: list(Stage).index(mutant.stage))
         groups = [list(group) for _way, group in itertools.groupby(ordered, key=lambda mutant: _WAYS.get(mutant.stage))]
-        neighbours = [group[at : at + _TOGETHER] for group in groups for at in range(0, len(group), _TOGETHER)]
+        neighbours = [some for group in groups for some in shared_out(group, jobs)]
         with ThreadPoolExecutor(jobs, thread_name_prefix="mutant") as pool:
             waiting = [pool.submit(self._tried_together, some) for some in neighbours]
             try:
@@ -166,7 +165,7 @@ class Bench:
                 for future in waiting:
                     future.cancel()
 
-    def tried(self, mutant: Mutant, *, asked: Collection[str] | None = None) -> Tried:
+    def tried(self, mutant: Mutant, *, asked: Asked = None) -> Tried:
         """Seed ``mutant`` in a guest of its own and judge.
 
         :param asked: the controls to judge beside those that it names; None for all.
@@ -176,37 +175,32 @@ class Bench:
     def _tried_together(self, mutants: Sequence[Mutant]) -> list[Tried]:
         named = frozenset(name for mutant in mutants for name in mutant.caught_by)
         alone = [self._tried(mutant, named) for mutant in mutants]
-        made = [mutant for mutant, (_tried, was_made) in zip(mutants, alone, strict=True) if was_made]
-        suspects = self._suspects(made, named)
+        made = {mutant.id: tried for mutant, (tried, was_made) in zip(mutants, alone, strict=True) if was_made}
+        slow = slow_ones({name: tried.seconds for name, tried in made.items()})
+        again = suspects(
+            [mutant for mutant in mutants if mutant.id in made and mutant.id not in slow],
+            lambda some, asked: self._alarming(some, named, asked),
+        )
+        again |= dict.fromkeys(slow)
         return [
-            _both(tried, self.tried(mutant, asked=again))
-            if was_made and (again := suspects[mutant.id]) != ()
-            else tried
-            for mutant, (tried, was_made) in zip(mutants, alone, strict=True)
+            _both(tried, self.tried(mutant, asked=again[mutant.id])) if mutant.id in again else tried
+            for mutant, (tried, _was_made) in zip(mutants, alone, strict=True)
         ]
 
-    def _suspects(self, mutants: Sequence[Mutant], named: frozenset[str]) -> Mapping[str, Collection[str] | None]:
-        """Return by id the controls that each of ``mutants`` may have changed beside those named; None for any."""
-        if not mutants:
-            return {}
+    def _alarming(self, mutants: Sequence[Mutant], named: frozenset[str], asked: Asked) -> frozenset[str] | None:
+        """Make all these changes in one copy; return the controls that changed, but are neither named nor follow.
+
+        None when that cannot be done: together they break the guest, or exclude each other.
+        """
         self.tell(f"looking for alarms of {len(mutants)} together, from {mutants[0].id} on")
         try:
-            again = self._alarming(mutants, named)
+            before, after = self._before_and_after(mutants, asked)
         except (SeatrialError, Inapplicable):
-            # Together they break the guest or exclude each other: half of them may not.
-            if len(mutants) == 1:
-                return {mutants[0].id: None}
-            half = len(mutants) // 2
-            return {**self._suspects(mutants[:half], named), **self._suspects(mutants[half:], named)}
-        return {mutant.id: tuple(again) for mutant in mutants}
-
-    def _alarming(self, mutants: Sequence[Mutant], named: frozenset[str]) -> frozenset[str]:
-        """Make all these changes in one copy; return the controls that changed, but are neither named nor follow."""
-        before, after = self._before_and_after(mutants, None)
+            return None
         changed = (n for n in after if n not in named and after[n].outcome is not before[n].outcome)
         return frozenset(n for n in changed if not any(_fits(name, self.follows.get(n, ())) for name in named))
 
-    def _tried(self, mutant: Mutant, asked: Collection[str] | None) -> tuple[Tried, bool]:
+    def _tried(self, mutant: Mutant, asked: Asked) -> tuple[Tried, bool]:
         """Return what became of ``mutant``, and whether its change was made and the guest still answers."""
         began, is_made = monotonic_s(), False
         try:
@@ -222,7 +216,7 @@ class Bench:
         self.tell(f"{mutant.id}: {done.result}, as far as it is known {' / '.join(done.unexpected)}")
         return replace(done, seconds=round(monotonic_s() - began, 1)), is_made
 
-    def judged(self, session: Session, *, asked: Collection[str] | None = None, also: Collection[str] = ()) -> Verdicts:
+    def judged(self, session: Session, *, asked: Asked = None, also: Collection[str] = ()) -> Verdicts:
         """Return the verdicts on ``session`` by control.
 
         :param asked: the controls to judge, of which those that are :attr:`apart` are left out; None for all.
@@ -278,7 +272,7 @@ class Bench:
         """Return the controls that can be judged here."""
         return frozenset(self.plan.control_of[probe.node] for probe in self.probes)
 
-    def _before_and_after(self, mutants: Sequence[Mutant], asked: Collection[str] | None) -> tuple[Verdicts, Verdicts]:
+    def _before_and_after(self, mutants: Sequence[Mutant], asked: Asked) -> tuple[Verdicts, Verdicts]:
         """Make the changes of all these mutants, which need the same way of restarting, in one copy.
 
         :raises Inapplicable: the only change could not be made; of several, one that stands in another's way is left.

@@ -41,6 +41,7 @@ FLOORS = (
         "mutants_file",
         "mutation",
         "mutation_files",
+        "mutation_groups",
         "matrix",
         "boot_budget",
         "boot_picture",
