@@ -7,11 +7,15 @@ from collections.abc import Callable
 import pytest
 from seatrial.evidence.attempts import BOOT_ID as ASK_BOOT_ID
 from seatrial.evidence.cmdline import CMDLINE
+from seatrial.evidence.instance import INSTANCE_STATE
+from seatrial.evidence.loader import LOADER
 from seatrial.evidence.mounts import MOUNTINFO, SWAPS
+from seatrial.evidence.rescue import RESCUE
+from seatrial.evidence.trees import tree_command
 from seatrial.evidence.verity import device_command
 from seatrial.policy.judge import Outcome
 from seatrial.suites import read_flavour
-from suite_bench import BOOT_ID, Guest, bench, recorded
+from suite_bench import BOOT_ID, Guest, all_of, bench, recorded
 
 SUITE = bench("immutability")
 USR = SUITE.modules["test_usr"]
@@ -23,6 +27,7 @@ MANAGERS = (
     + " ".join(read_flavour("debian-immutable").allowed("package-managers"))
     + "; do command -v $p; done; true"
 )
+ETC, PRISTINE = tree_command("/etc"), tree_command("/usr/share/factory/etc")
 READ_ONLY = "Read-only file system"
 USR_LINE = "168 158 254:0 / /usr ro,relatime shared:2 - erofs /dev/mapper/usr ro,"
 
@@ -55,6 +60,12 @@ def guest() -> Guest:
             MANAGERS: "",
             STATE.OS_RELEASE: recorded("immutability/os-release"),
             STATE.EXTENSIONS: "",
+            STATE.UNVERIFIED: "",
+            ETC: recorded("immutability/etc"),
+            PRISTINE: recorded("immutability/etc-pristine"),
+            INSTANCE_STATE: recorded("immutability/instance"),
+            RESCUE: recorded("immutability/rescue"),
+            LOADER: recorded("immutability/loader"),
             STATE.MACHINE_ID: recorded("immutability/machine-id"),
             STATE.PROGRAMS: recorded("immutability/programs"),
         },
@@ -174,6 +185,39 @@ DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
     "os-release without a version": (edit(STATE.OS_RELEASE, "IMAGE_VERSION=", "VERSION_OF="), {"imm-os-release"}),
     "swap on a disk": (lambda g: g.add(SWAPS, "/dev/vda5 partition 1048572 0 -2"), {"imm-no-swap"}),
     "an extension waits": (lambda g: g.add(STATE.EXTENSIONS, "tools.raw"), {"imm-no-extensions"}),
+    "an extension that nobody verifies": (
+        all_of(
+            lambda g: g.add(STATE.UNVERIFIED, "/var/lib/extensions/tools"), lambda g: g.add(STATE.EXTENSIONS, "tools")
+        ),
+        {"imm-sysext-verified", "imm-no-extensions"},
+    ),
+    "a file in /etc that no build made": (
+        lambda g: g.answers.update({ETC: f"81a4 0 0 './mutant'\n{g.answers[ETC]}"}),
+        {"imm-etc-default-drift"},
+    ),
+    "other rights in /etc": (
+        edit(ETC, "8180 0 0 './ssh/sshd_config'", "81a4 0 0 './ssh/sshd_config'"),
+        {"imm-etc-default-drift"},
+    ),
+    "a lease of the build machine": (
+        edit(INSTANCE_STATE, "btime", "1590000000 1795703441 /var/lib/dhcp/dhclient.leases\nbtime"),
+        {"imm-no-instance-state"},
+    ),
+    "a host key of the build machine": (
+        edit(INSTANCE_STATE, "1795703441 1795703441", "1795703441 1590000000"),
+        {"imm-no-instance-state"},
+    ),
+    "emergency mode is forced open": (
+        edit(RESCUE, "Environment=HOME=/root\nId=emergency", "Environment=SYSTEMD_SULOGIN_FORCE=1\nId=emergency"),
+        {"ib-emergency-auth"},
+    ),
+    "a shell in the initrd": (edit(CMDLINE, " rw", " rw rd.break=pre-mount"), {"ib-emergency-auth"}),
+    "the editor is on": (edit(LOADER, "editor no", "editor yes"), {"ib-loader-locked"}),
+    "nobody speaks of the editor": (edit(LOADER, "editor no\n", ""), {"ib-loader-locked"}),
+    "GRUB without a password": (
+        lambda g: g.answers.update({LOADER: "esp\ngrub\nsuperusers\nthe end\n"}),
+        {"ib-loader-locked"},
+    ),
     "the machine id came with the image": (
         edit(STATE.MACHINE_ID, "written 1795476009", "written 1795000000"),
         {"imm-machine-id-empty"},

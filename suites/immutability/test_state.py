@@ -7,7 +7,9 @@ from fnmatch import fnmatchcase
 
 import pytest
 from seatrial.check import Check
+from seatrial.evidence.instance import INSTANCE_STATE, parse_instance_state
 from seatrial.evidence.mounts import MOUNTINFO, SWAPS, Mount, parse_mountinfo, parse_swaps
+from seatrial.evidence.trees import differences, parse_tree, tree_command
 from seatrial.guest.facts import Facts
 from seatrial.policy.flavours import Flavour
 
@@ -15,6 +17,16 @@ EXTENSIONS = (
     "for d in /etc/extensions /run/extensions /var/lib/extensions /usr/local/lib/extensions "
     "/run/confexts /var/lib/confexts /usr/local/lib/confexts; do "
     'if [ -d "$d" ]; then ls -1A "$d"; fi; done'
+)
+# An extension below /usr (links are followed) is verified with it, one that leads to /dev/null is switched off; any
+# other must bring verity of its own.
+UNVERIFIED = (
+    "for d in /etc/extensions /run/extensions /var/lib/extensions /usr/local/lib/extensions /run/confexts "
+    '/var/lib/confexts /usr/local/lib/confexts; do for e in "$d"/* "$d"/.[!.]*; do if [ -e "$e" ] || [ -h "$e" ]; then '
+    'r=$(readlink -f "$e"); case $r in /usr/?*|/dev/null) ;; *) '
+    '[ -f "$r" ] && systemd-dissect --validate --image-policy='
+    "'root=verity+signed+absent:usr=verity+signed+absent:=unused+absent' \"$r\" >/dev/null 2>&1 || "
+    "printf '%s\\n' \"$e\";; esac; fi; done; done; true"
 )
 MACHINE_ID = (
     'echo "id $(cat /etc/machine-id)"; echo "written $(stat -c %Y /etc/machine-id)"; grep \'^btime \' /proc/stat'
@@ -103,6 +115,35 @@ def test_no_extension_is_merged_or_waiting(facts: Facts, check: Check, flavour: 
     check.nothing(merged if not allowed else [], expected="no overlay on /usr, /opt or /etc")
     waiting = [name for name in facts.lines(EXTENSIONS) if not any(fnmatchcase(name, pattern) for pattern in allowed)]
     check.nothing(waiting, expected="no extension image outside the flavour's list")
+
+
+@pytest.mark.control("imm-sysext-verified")
+def test_every_extension_is_verified(facts: Facts, check: Check) -> None:
+    """An extension lies in the verified /usr, or is an image whose file systems are under dm-verity."""
+    check.nothing(facts.lines(UNVERIFIED), expected="no extension without dm-verity")
+
+
+@pytest.mark.control("imm-etc-default-drift")
+def test_etc_is_as_the_image_has_it(facts: Facts, check: Check, flavour: Flavour) -> None:
+    """/etc is what its pristine copy below /usr says, but for what the flavour lets a first boot make."""
+    places = flavour.allowed("etc-defaults")
+    if not places:
+        check.not_applicable(f"flavour {flavour.name!r} names no pristine copy of /etc (expect.etc-defaults)")
+    for place in places:
+        if not re.fullmatch(r"/usr(/[A-Za-z0-9._-]+)+", place):
+            check.cannot_tell(f"expect.etc-defaults holds {place!r}, expected a folder below /usr")
+    facts.ask_all([tree_command(top) for top in ("/etc", *places)])
+    etc, *defaults = (parse_tree(facts.text(tree_command(top))) for top in ("/etc", *places))
+    for pristine in defaults:
+        drift = differences(etc, pristine, allowed=flavour.allowed("etc-made-here"))
+        check.nothing(drift, expected="/etc as its pristine copy is; drift: none")
+
+
+@pytest.mark.control("imm-no-instance-state")
+def test_image_has_nothing_of_an_instance(facts: Facts, check: Check) -> None:
+    """What one machine calls its own was made at this boot, or is not there."""
+    shipped = parse_instance_state(facts.text(INSTANCE_STATE)).older_than(_SLACK_S)
+    check.nothing(shipped, expected="no state of an instance from before this boot")
 
 
 @pytest.mark.control("imm-machine-id-empty")
