@@ -128,9 +128,12 @@ DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
     "an oops on the console": (console("[ 3.1] Oops: general protection fault"), {"bh-console-clean"}),
     "a dependency failed": (
         console("[DEPEND] Dependency failed for local-fs.target - Local File Systems."),
-        {"bh-no-dependency-failures"},
+        {"bh-no-dependency-failures", "bh-console-clean"},
     ),
-    "a unit failed on the console": (console("[FAILED] Failed to start agent.service."), {"bh-no-dependency-failures"}),
+    "a unit failed on the console": (
+        console("[FAILED] Failed to start agent.service."),
+        {"bh-no-dependency-failures", "bh-console-clean"},
+    ),
     "an ordering cycle": (
         add(WARNINGS, "a.service: Job b.service/start deleted to break ordering cycle"),
         {"bh-no-dependency-failures"},

@@ -78,8 +78,7 @@ def test_console_shows_no_trouble(boot: BootFacts, flavour: Flavour, check: Chec
     """Since power-on, console and QEMU showed nothing suspicious that the policy does not accept with a reason."""
     if not boot.console.strip():
         check.cannot_tell("the console stayed empty: the kernel does not speak on it (see kcmd-console)")
-    found = [finding for finding in _open_findings(boot, flavour) if finding.kind is not Kind.UNIT]
-    check.nothing(map(_told, found), expected="nothing suspicious on the console")
+    check.nothing(map(_told, _open_findings(boot, flavour)), expected="nothing suspicious on the console")
 
 
 @pytest.mark.control("bh-no-dependency-failures")
