@@ -303,6 +303,8 @@ class Run:
             image=FactsImage(name=image.name, format=image.format, size_bytes=image.size_bytes, sha256=image.sha256),
             boot=FactsBoot(
                 accelerator=boot.accelerator,
+                firmware=boot.firmware,
+                tpm=boot.tpm,
                 banner_s=boot.banner_s,
                 login_s=boot.login_s,
                 ready_s=boot.ready_s,

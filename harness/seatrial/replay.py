@@ -102,6 +102,8 @@ class Replayed(Session):
         boot = self._recorded.boot
         return BootFacts(
             accelerator=boot.accelerator,
+            firmware=boot.firmware,
+            tpm=boot.tpm,
             banner_s=boot.banner_s,
             login_s=boot.login_s,
             ready_s=boot.ready_s,

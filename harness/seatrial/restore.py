@@ -89,6 +89,8 @@ class Session:
         """Return what is known of the boot from outside."""
         return BootFacts(
             accelerator=self.boot.launch.choice.accelerator,
+            firmware=self.boot.launch.machine.firmware,
+            tpm=self.boot.launch.machine.tpm,
             banner_s=self.guest.banner_s,
             login_s=self.guest.login_s,
             ready_s=self.guest.ready_s,

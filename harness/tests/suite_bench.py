@@ -100,7 +100,8 @@ class Bench:
         """Return the outcome and why."""
         check = Check()
         boot = {
-            "accelerator": "tcg", "banner_s": 50.0, "login_s": 55.0, "ready_s": 60.0, "state": "running",
+            "accelerator": "tcg", "firmware": "uefi", "tpm": "none",
+            "banner_s": 50.0, "login_s": 55.0, "ready_s": 60.0, "state": "running",
             "console": "[    0.0] Linux version 6.12\nseatrial login: ", **guest.boot,
         }  # fmt: skip
         scanner = Scanner(console_table())

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from seatrial.clock import Deadline
 from seatrial.errors import BootFatal, TpmLost
+from seatrial.evidence.event_log import parse_event_log, replayed
+from seatrial.evidence.tpm import EVENT_LOG, REGISTERS, TPM, parse_log_bytes, parse_registers, parse_tpm
 from seatrial.guest.ready import Guest, Patience, ready_guest
 from seatrial.guest.ssh import Address, RunKey
 from seatrial.machine.boot import Boot, powered_on
@@ -112,6 +114,10 @@ def test_a_signed_kernel_starts_under_secure_boot_and_is_measured(tmp_path: Path
         measured = answer(guest, "cat /sys/class/tpm/tpm0/pcr-sha256/7")
         assert re.fullmatch(r"[0-9A-F]{64}\n", measured)
         assert set(measured.strip()) != {"0"}
+        # This guest has busybox alone: its tools answer the same questions.
+        log = parse_event_log(parse_log_bytes(answer(guest, EVENT_LOG)))
+        assert replayed(log)[:8] == parse_registers(answer(guest, REGISTERS))
+        assert parse_tpm(answer(guest, TPM)).is_seen
         assert boot.tpm is not None
         assert len(boot.tpm.state()) > 1000
         assert _user_of(boot.process.pid) == _user_of(boot.tpm.process.pid) != ("0" if os.geteuid() == 0 else "")

@@ -183,7 +183,9 @@ class FakeBoot:
     """A boot whose kernel panics once a file of that name is in the working folder."""
 
     console = SimpleNamespace(path=Path("/dev/null"), text=lambda _most: "")
-    launch = SimpleNamespace(choice=SimpleNamespace(accelerator="tcg"))
+    launch = SimpleNamespace(
+        choice=SimpleNamespace(accelerator="tcg"), machine=SimpleNamespace(firmware="uefi", tpm="none")
+    )
     watch = SimpleNamespace(findings=())
     overlays = ()
     process = SimpleNamespace(status=0)

@@ -43,6 +43,8 @@ FACTS = FactsFile(
     image=FactsImage(name="demo.raw", format="raw", size_bytes=4096, sha256="ab" * 32),
     boot=FactsBoot(
         accelerator="tcg",
+        firmware="uefi",
+        tpm="none",
         banner_s=1.0,
         login_s=2.0,
         ready_s=3.0,

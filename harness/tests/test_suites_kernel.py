@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
+from event_logs import written
 from seatrial.evidence.attempts import BOOT_ID as ASK_BOOT_ID
 from seatrial.evidence.boot_entries import BOOT_ENTRIES
 from seatrial.evidence.cmdline import CMDLINE
+from seatrial.evidence.efi import SECURE_BOOT
+from seatrial.evidence.event_log import Event, EventKind, EventLog, parse_event_log, replayed
 from seatrial.evidence.kconfig import KCONFIG
 from seatrial.evidence.kernel import LOCKDOWN, TAINTED, VULNERABILITIES
 from seatrial.evidence.modules import LOADED, SIGNATURES, dry_run_command
 from seatrial.evidence.mounts import MOUNTINFO
 from seatrial.evidence.sysctl import SYSCTL_D, SYSCTLS, parse_sysctl_d, sysctls_command
+from seatrial.evidence.tpm import EVENT_LOG, REGISTERS, TPM, parse_log_bytes, parse_registers
 from seatrial.policy.controls import Control
 from seatrial.policy.judge import Outcome
 from seatrial.suites import read_flavour
@@ -24,6 +29,9 @@ REQUIRED = dry_run_command(read_flavour("debian-immutable").allowed("required-mo
 PERSISTED = sysctls_command(parse_sysctl_d(recorded("kernel/sysctl-d")))
 SIG_ENFORCE = "cat /sys/module/module/parameters/sig_enforce"
 HIBERNATION = "if [ -e /sys/power/disk ]; then cat /sys/power/disk; else echo '[disabled]'; fi"
+EVENTS = parse_event_log(parse_log_bytes(recorded("kernel/event-log")))
+LOG_NAME = recorded("kernel/event-log").split("\n")[0] + "\n"
+PCRS = [value.hex().upper() for value in parse_registers(recorded("kernel/pcrs"))]
 UNSIGNED = "load a module without a signature"
 KCONFIG_ROWS = [c for c in SUITE.controls.values() if c.probe_kind == "kconfig"]
 SYSCTL_ROWS = [c for c in SUITE.controls.values() if c.probe_kind == "sysctl"]
@@ -58,7 +66,12 @@ def guest() -> Guest:
             STATE.SYMBOLS: recorded("kernel/kallsyms"),
             STATE.KERNELS: recorded("kernel/kernels"),
             MOUNTINFO: recorded("immutability/mountinfo"),
+            SECURE_BOOT: recorded("kernel/secure-boot"),
+            TPM: recorded("kernel/tpm"),
+            REGISTERS: recorded("kernel/pcrs"),
+            EVENT_LOG: recorded("kernel/event-log"),
         },
+        boot={"firmware": "uefi-secure", "tpm": "crb"},
         tries={
             "read /dev/mem": (1, "dd: failed to open '/dev/mem': Operation not permitted"),
             UNSIGNED: (1, "insmod: ERROR: could not insert module /run/x.ko: Key was rejected by service"),
@@ -75,6 +88,29 @@ def said(words: str) -> Callable[[Guest], None]:
     """Put ``words`` at the end of the command line."""
     last = recorded("kernel/cmdline").split()[-1]
     return told(last, f"{last} {words}")
+
+
+def measured_as(log: EventLog) -> Callable[[Guest], None]:
+    """Have the firmware measure ``log``: it is what the guest shows, and the PCRs agree."""
+    lines = [f"{number} {value.hex().upper()}\n" for number, value in enumerate(replayed(log)[:8])]
+    return lambda g: g.answers.update({REGISTERS: "".join(lines), EVENT_LOG: shown(log)})
+
+
+def shown(log: EventLog) -> str:
+    """Return the guest's answer when its kernel holds ``log``."""
+    return f"{LOG_NAME} {written(log).hex(' ')}\n"
+
+
+def without(*events: Event) -> EventLog:
+    return EventLog(algorithms=EVENTS.algorithms, events=tuple(e for e in EVENTS.events if e not in events))
+
+
+def with_data(changed: tuple[Event, ...], data: bytes) -> EventLog:
+    return replace(EVENTS, events=tuple(replace(e, data=data) if e in changed else e for e in EVENTS.events))
+
+
+def events(register: int, kind: EventKind) -> tuple[Event, ...]:
+    return tuple(event for event in EVENTS.events if (event.register, event.kind) == (register, kind))
 
 
 def edit(question: str, old: str, new: str) -> Callable[[Guest], None]:
@@ -153,6 +189,47 @@ DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
         {"ib-lockdown-behaviour"},
     ),
     "hibernation works": (edit(HIBERNATION, "[disabled]", "[platform] shutdown"), {"ib-lockdown-behaviour"}),
+    "Secure Boot is off": (edit(SECURE_BOOT, "00 00 00 01", "00 00 00 00"), {"ib-secureboot-on"}),
+    "Secure Boot in setup mode": (edit(SECURE_BOOT, "00 00 00 00\n", "00 00 00 01\n"), {"ib-secureboot-on"}),
+    "firmware that knows no Secure Boot": (
+        lambda g: g.answers.update(
+            {SECURE_BOOT: "".join(f"{line}\n" for line in recorded("kernel/secure-boot").split("\n") if "@" in line)}
+        ),
+        {"ib-secureboot-on"},
+    ),
+    "the TPM is not seen": (lambda g: g.answers.update({TPM: ""}), {"ib-tpm-measured"}),
+    "programs cannot reach the TPM": (edit(TPM, "/dev/tpmrm0\n", ""), {"ib-tpm-measured"}),
+    "no event log": (
+        edit(TPM, "/sys/kernel/security/tpm0/binary_bios_measurements\n", ""),
+        {"ib-tpm-measured"},
+    ),
+    "an empty event log": (
+        lambda g: g.answers.update({EVENT_LOG: LOG_NAME}),
+        {"ib-tpm-measured"},
+    ),
+    "PCRs of SHA-1 alone": (edit(TPM, "/sys/class/tpm/tpm0/pcr-sha256\n", ""), {"ib-tpm-measured"}),
+    **{
+        f"PCR {number} was extended by somebody else": (
+            edit(REGISTERS, f"{number} {held}", f"{number} {'A5' * 32}"),
+            {"ib-tpm-measured"},
+        )
+        for number, held in enumerate(PCRS)
+    },
+    "nothing was measured into PCR 7": (edit(REGISTERS, f"7 {PCRS[7]}", f"7 {'0' * 64}"), {"ib-tpm-measured"}),
+    "nothing was measured at all": (measured_as(without(*EVENTS.events)), {"ib-tpm-measured"}),
+    "an event is missing in the log": (
+        lambda g: g.answers.update({EVENT_LOG: shown(without(EVENTS.events[-1]))}),
+        {"ib-tpm-measured"},
+    ),
+    "PCR 5 was never closed": (measured_as(without(*events(5, EventKind.SEPARATOR))), {"ib-tpm-measured"}),
+    "measuring into PCR 2 failed": (
+        measured_as(with_data(events(2, EventKind.SEPARATOR), b"\1\0\0\0")),
+        {"ib-tpm-measured"},
+    ),
+    "the loader was not measured": (
+        measured_as(without(*events(4, EventKind.EFI_BOOT_SERVICES_APPLICATION))),
+        {"ib-tpm-measured"},
+    ),
     "tainted by an oops": (edit(TAINTED, "0", "128"), {"ib-kernel-untainted"}),
     "spectre is open": (
         edit(VULNERABILITIES, "spectre_v1:Mitigation", "spectre_v1:Vulnerable: Mitigation"),
@@ -258,6 +335,8 @@ def test_every_control_has_a_defect() -> None:
         ("kernel-debugfs-closed", MOUNTINFO),
         ("bh-kernel-is-newest", STATE.KERNELS),
         ("sysctl-persisted", SYSCTL_D),
+        ("ib-tpm-measured", REGISTERS),
+        ("ib-tpm-measured", EVENT_LOG),
     ],
 )
 def test_empty_answer_is_an_error_and_never_a_pass(control: str, question: str) -> None:
@@ -272,3 +351,33 @@ def test_command_line_can_make_up_for_the_build() -> None:
     assert SUITE.outcome("kcfg-init-on-alloc", made_up) == Outcome.FAIL
     made_up.replace(CMDLINE, "\n", " init_on_alloc=1\n")
     assert SUITE.outcome("kcfg-init-on-alloc", made_up) == Outcome.PASS
+
+
+@pytest.mark.parametrize(
+    ("control", "given", "reason"),
+    [("ib-tpm-measured", "tpm", "no TPM"), ("ib-secureboot-on", "firmware", "this run's firmware is")],
+)
+def test_what_the_machine_was_not_given_is_not_asked_for(control: str, given: str, reason: str) -> None:
+    plain = guest()
+    plain.boot[given] = {"tpm": "none", "firmware": "uefi"}[given]
+    for question in (MOUNTINFO, SECURE_BOOT, TPM, REGISTERS, EVENT_LOG):
+        del plain.answers[question]
+    outcome, why = SUITE.explained(control, plain)
+    assert outcome == Outcome.NOT_APPLICABLE
+    assert reason in why
+
+
+@pytest.mark.parametrize(
+    ("control", "seed"),
+    [
+        ("ib-secureboot-on", edit(MOUNTINFO, " - efivarfs efivarfs ", " - tmpfs tmpfs ")),
+        ("ib-secureboot-on", edit(SECURE_BOOT, "06 00 00 00 01", "06 00 00 00 07")),
+        ("ib-tpm-measured", lambda g: g.answers.update({TPM: "/dev/tpmrm0\n/sys/class/tpm/tpm0\n"})),
+        ("ib-tpm-measured", edit(EVENT_LOG, " 45 76 65 6e 74 30 33", " 45 76 65 6e 74 30 32")),
+    ],
+    ids=["no efivarfs", "neither on nor off", "a kernel that shows no PCRs", "a log of another form"],
+)
+def test_firmware_that_cannot_be_asked_is_an_error(control: str, seed: Callable[[Guest], None]) -> None:
+    mute = guest()
+    seed(mute)
+    assert SUITE.outcome(control, mute) == Outcome.ERROR

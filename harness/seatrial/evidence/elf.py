@@ -99,7 +99,7 @@ def parse_pieces(text: str) -> Mapping[str, Mapping[int, bytes]]:
         if match := re.fullmatch(r"@([0-9]{1,10}) (/.*)", line):
             keep()
             place, gathered = (match[2], int(match[1])), []
-        elif place is None or not re.fullmatch(r"(\s*[0-9a-f]{2})+\s*", line):
+        elif place is None or not re.fullmatch(r"( *[0-9a-f]{2})+ *", line):
             raise ObservationError(f"the bytes of a program hold {line[:200]!r}, which are none")
         else:
             gathered.append(line)

@@ -46,9 +46,14 @@ _KVM = Path("/dev/kvm")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BootFacts:
-    """What a run knows of its boot from outside: seconds since the CPUs started, console as plain text, findings."""
+    """What a run knows of its boot from outside: seconds since the CPUs started, console as plain text, findings.
+
+    ``firmware`` and ``tpm`` are what the machine was given, in the words of its definition.
+    """
 
     accelerator: str
+    firmware: str
+    tpm: str
     banner_s: float
     login_s: float
     ready_s: float

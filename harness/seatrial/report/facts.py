@@ -46,9 +46,11 @@ class FactsImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FactsBoot:
-    """What was known of the boot from outside: seconds since the CPUs started, console as plain text, findings."""
+    """What was known of the boot from outside; see :class:`seatrial.machine.boot.BootFacts`."""
 
     accelerator: str
+    firmware: str
+    tpm: str
     banner_s: float
     login_s: float
     ready_s: float
