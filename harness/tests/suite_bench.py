@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
 import re
@@ -34,7 +35,7 @@ def recorded(name: str) -> str:
 
 @dataclass
 class Guest:
-    """Answers by question; tries and their outcome by title; what the run knows of the boot."""
+    """Answers by question; tries and their outcome by title; what the run knows of the boot; questions that end it."""
 
     answers: dict[str, str]
     tries: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -42,10 +43,13 @@ class Guest:
     flavour: str = "debian-immutable"
     budgets: Budgets | None = None
     power_off: Callable[[], float] = lambda: 6.0
+    deadly: dict[str, Exception] = field(default_factory=dict)
 
     def run(self, command: str, *, timeout_s: float | None = None) -> tuple[int, bytes, bytes]:
         """Answer as the guest's shell would; a question that was never recorded is a fault of the test."""
         assert command in self.answers, f"no recorded answer for {command!r}"
+        if command in self.deadly:
+            raise self.deadly[command]
         return 0, self.answers[command].encode(), b""
 
     def replace(self, question: str, old: str, new: str) -> None:
@@ -113,7 +117,13 @@ class Bench:
                 update={"budgets": guest.budgets} if guest.budgets else {}
             ),
             "host": Host(guest),
-            "guest": SimpleNamespace(facts=Facts(guest), boot_facts=SimpleNamespace(**boot), power_off=guest.power_off),
+            "guest": SimpleNamespace(
+                facts=Facts(guest),
+                host=Host(guest),
+                boot_facts=SimpleNamespace(**boot),
+                boot=SimpleNamespace(watch=SimpleNamespace(tolerating=lambda *_signs: contextlib.nullcontext())),
+                power_off=guest.power_off,
+            ),
             "boot": SimpleNamespace(**boot, findings=scanner.findings.all),
         }
         function = self.checks[control]

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from seatrial.errors import GuestStopped, SessionLost
 from seatrial.evidence.attempts import BOOT_ID as ASK_BOOT_ID
 from seatrial.evidence.cmdline import CMDLINE
+from seatrial.evidence.flipped import flip_script, read_back_script
 from seatrial.evidence.mounts import MOUNTINFO, SWAPS
-from seatrial.evidence.verity import device_command
+from seatrial.evidence.verity import device_command, parse_device
 from seatrial.policy.judge import Outcome
 from seatrial.suites import read_flavour
-from suite_bench import BOOT_ID, Guest, bench, recorded
+from suite_bench import BOOT_ID, Guest, all_of, bench, recorded
 
 SUITE = bench("immutability")
 USR = SUITE.modules["test_usr"]
@@ -23,6 +25,12 @@ MANAGERS = (
     + " ".join(read_flavour("debian-immutable").allowed("package-managers"))
     + "; do command -v $p; done; true"
 )
+VERITY = parse_device(recorded("immutability/device"))
+FLIP = flip_script(VERITY, "254:0", boot_id=BOOT_ID)
+READ_BACK = read_back_script(VERITY, "254:0", 193468, boot_id=BOOT_ID)
+OLD, NEW = "a" * 64, "b" * 64
+NO_WRITE = "dd: failed to open it: Operation not permitted"
+READ_FAILED = "read 1 0 dd: error reading '/dev/block/254:0': Input/output error"
 READ_ONLY = "Read-only file system"
 USR_LINE = "168 158 254:0 / /usr ro,relatime shared:2 - erofs /dev/mapper/usr ro,"
 
@@ -40,6 +48,7 @@ SHADOWED = {
     "imm-device-readonly",
     "imm-device-write-refused",
     "imm-lower-device-claimed",
+    "imm-verity-corruption-detected",
 }
 
 
@@ -51,6 +60,8 @@ def guest() -> Guest:
             MOUNTINFO: recorded("immutability/mountinfo"),
             SWAPS: recorded("immutability/swaps"),
             DEVICE: recorded("immutability/device"),
+            FLIP: f"block 193468\nold {OLD}\nbelow {OLD}\nnew {NEW}\nwrote 0 \nkept {NEW}\n",
+            READ_BACK: f"{READ_FAILED}\ngot {OLD}\nstatus C\n",
             LINKS: "/bin /usr/bin\n/sbin /usr/sbin\n/lib /usr/lib\n/lib64 /usr/lib64\n",
             MANAGERS: "",
             STATE.OS_RELEASE: recorded("immutability/os-release"),
@@ -127,6 +138,7 @@ DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
             "imm-verity-hash-algorithm",
             "imm-verity-whole-device",
             "imm-lower-device-claimed",
+            "imm-verity-corruption-detected",
         },
     ),
     "another root hash on the command line": (
@@ -142,6 +154,14 @@ DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
     "corruption is ignored": (
         edit(DEVICE, "fa984b504e6d3", "fa984b504e6d3 1 ignore_corruption"),
         {"imm-verity-corruption-mode"},
+    ),
+    "the changed bytes come back": (
+        lambda g: g.answers.update({READ_BACK: f"read 0 512 \ngot {NEW}\nstatus C\n"}),
+        {"imm-verity-corruption-detected"},
+    ),
+    "bytes of nobody come back": (
+        lambda g: g.answers.update({READ_BACK: f"read 0 512 \ngot {'c' * 64}\nstatus V\n"}),
+        {"imm-verity-corruption-detected"},
     ),
     "verity is told to look away": (edit(CMDLINE, " rw", " rw systemd.verity=0"), {"imm-verity-corruption-mode"}),
     "verity covers a part": (edit(DEVICE, "sectors 386936", "sectors 386944"), {"imm-verity-whole-device"}),
@@ -225,3 +245,48 @@ def test_usr_on_the_root_file_system_is_judged_as_the_root() -> None:
     lines = broken.answers[MOUNTINFO].split("\n")
     broken.answers[MOUNTINFO] = "\n".join(line for line in lines if not line.startswith(USR_LINE))
     assert SUITE.outcome("imm-usr-readonly", broken) == Outcome.FAIL
+
+
+def refused(g: Guest) -> None:
+    g.replace(FLIP, "wrote 0 ", f"wrote 1 {NO_WRITE}\nwrote 1 {NO_WRITE}")
+    g.replace(FLIP, f"kept {NEW}", f"kept {OLD}")
+
+
+def test_block_that_nobody_may_change_is_safe() -> None:
+    careful = guest()
+    refused(careful)
+    del careful.answers[READ_BACK]
+    assert SUITE.outcome("imm-verity-corruption-detected", careful) == Outcome.PASS
+
+
+@pytest.mark.parametrize(
+    ("seed", "why"),
+    [
+        (edit(FLIP, f"kept {NEW}", f"kept {OLD}"), "the write worked, and the partition now holds"),
+        (all_of(refused, edit(FLIP, "Operation not permitted", "No space left on device")), "No space left on device"),
+        (all_of(refused, edit(FLIP, f"kept {OLD}", f"kept {'c' * 64}")), "was not changed as it should"),
+        (edit(FLIP, f"below {OLD}", f"below {NEW}"), "is not where verity reads it"),
+        (edit(FLIP, NEW, OLD), "was not changed as it should"),
+        (lambda g: g.answers.update({FLIP: "lacks dd\n"}), "the guest lacks dd"),
+        (lambda g: g.answers.update({FLIP: ""}), "0 lines 'block'"),
+        (edit(READ_BACK, "Input/output error", "No such file or directory"), "No such file or directory"),
+        (edit(READ_BACK, "status C", "status V"), "not by verity's word 'V'"),
+        (edit(READ_BACK, READ_FAILED, "read 0 512 "), "the bytes of before came back"),
+        (edit(READ_BACK, READ_FAILED, "read 0 0 "), "gave 0 of 512 bytes"),
+        (lambda g: g.answers.update({READ_BACK: ""}), "0 lines 'read'"),
+        (lambda g: g.deadly.update({READ_BACK: SessionLost("the connection broke")}), "the connection broke"),
+    ],
+)
+def test_change_that_shows_nothing_is_an_error(seed: Callable[[Guest], None], why: str) -> None:
+    unclear = guest()
+    seed(unclear)
+    outcome, because = SUITE.explained("imm-verity-corruption-detected", unclear)
+    assert (outcome, why in because) == (Outcome.ERROR, True), because
+
+
+def test_verity_that_stops_the_system_has_noticed() -> None:
+    stopped = guest()
+    stopped.deadly[READ_BACK] = GuestStopped("the guest restarted by itself")
+    assert SUITE.outcome("imm-verity-corruption-detected", stopped) == Outcome.ERROR
+    stopped.boot["console"] = "[ 99.0] reboot: Restarting system with command 'dm-verity device corrupted'\n"
+    assert SUITE.outcome("imm-verity-corruption-detected", stopped) == Outcome.PASS
