@@ -6,7 +6,7 @@ import contextlib
 import importlib.util
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,6 +44,7 @@ class Guest:
     budgets: Budgets | None = None
     power_off: Callable[[], float] = lambda: 6.0
     deadly: dict[str, Exception] = field(default_factory=dict)
+    booted_from: Callable[[str], Guest] | None = None
 
     def run(self, command: str, *, timeout_s: float | None = None) -> tuple[int, bytes, bytes]:
         """Answer as the guest's shell would; a question that was never recorded is a fault of the test."""
@@ -124,6 +125,7 @@ class Bench:
                 boot=SimpleNamespace(watch=SimpleNamespace(tolerating=lambda *_signs: contextlib.nullcontext())),
                 power_off=guest.power_off,
             ),
+            "booted_from": lambda change: _booted_from(guest, change),
             "boot": SimpleNamespace(**boot, findings=scanner.findings.all),
         }
         function = self.checks[control]
@@ -142,6 +144,14 @@ class Bench:
         """Return the controls for ``kind`` of image that do not pass on ``guest``, and why."""
         found = {c.id: self.explained(c.id, guest) for c in self.controls.values() if kind in c.applies_to}
         return {control: f"{outcome}: {why}" for control, (outcome, why) in found.items() if outcome != Outcome.PASS}
+
+
+@contextlib.contextmanager
+def _booted_from(guest: Guest, change: str) -> Iterator[SimpleNamespace]:
+    """Give what a boot from a changed disk comes to, which :attr:`Guest.booted_from` may refuse."""
+    assert guest.booted_from is not None
+    booted = guest.booted_from(change)
+    yield SimpleNamespace(facts=Facts(booted), boot_facts=SimpleNamespace(**booted.boot))
 
 
 def bench(suite: str) -> Bench:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from seatrial.errors import GuestStopped, SessionLost
+from seatrial.errors import AuthRefused, BootTimeout, GuestStopped, ObservationError, QemuExited, SessionLost
 from seatrial.evidence.attempts import BOOT_ID as ASK_BOOT_ID
 from seatrial.evidence.cmdline import CMDLINE
 from seatrial.evidence.flipped import flip_script, read_back_script
@@ -18,6 +21,7 @@ from suite_bench import BOOT_ID, Guest, all_of, bench, recorded
 SUITE = bench("immutability")
 USR = SUITE.modules["test_usr"]
 STATE = SUITE.modules["test_state"]
+RESET = SUITE.modules["test_reset"]
 DEVICE = device_command("254:0")
 LINKS = 'for f in /bin /sbin /lib /lib64; do if [ -e $f ] || [ -h $f ]; then echo "$f $(readlink -f $f)"; fi; done'
 MANAGERS = (
@@ -52,6 +56,18 @@ SHADOWED = {
 }
 
 
+def emptied(change: str, *, state: str = "running", failed: str = "") -> Guest:
+    assert change == RESET.EMPTY_VAR
+    return Guest({RESET.FAILED: failed}, boot={"state": state})
+
+
+def refused_to(error: Exception) -> Callable[[Guest], None]:
+    def boot(_change: str) -> Guest:
+        raise error
+
+    return lambda g: setattr(g, "booted_from", boot)
+
+
 def guest() -> Guest:
     return Guest(
         {
@@ -69,6 +85,7 @@ def guest() -> Guest:
             STATE.MACHINE_ID: recorded("immutability/machine-id"),
             STATE.PROGRAMS: recorded("immutability/programs"),
         },
+        booted_from=emptied,
         tries={
             **dict.fromkeys(USR.WRITES, (2, f"sh: 1: cannot create it: {READ_ONLY}")),
             **dict.fromkeys(USR.REMOUNTS, (32, f"sh: 1: cannot create /usr/.x: {READ_ONLY}")),
@@ -163,6 +180,21 @@ DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
         lambda g: g.answers.update({READ_BACK: f"read 0 512 \ngot {'c' * 64}\nstatus V\n"}),
         {"imm-verity-corruption-detected"},
     ),
+    "a unit needs what was in /var": (
+        lambda g: setattr(
+            g, "booted_from", lambda c: emptied(c, state="degraded", failed="app.service loaded failed failed app\n")
+        ),
+        {"imm-empty-var-boots"},
+    ),
+    "the system never settles without its /var": (
+        lambda g: setattr(g, "booted_from", lambda c: emptied(c, state="starting")),
+        {"imm-empty-var-boots"},
+    ),
+    "no login without its /var": (
+        refused_to(BootTimeout("no SSH server answered on port 40022 within 90 s")),
+        {"imm-empty-var-boots"},
+    ),
+    "no key without its /var": (refused_to(AuthRefused("the SSH server refuses the key")), {"imm-empty-var-boots"}),
     "verity is told to look away": (edit(CMDLINE, " rw", " rw systemd.verity=0"), {"imm-verity-corruption-mode"}),
     "verity covers a part": (edit(DEVICE, "sectors 386936", "sectors 386944"), {"imm-verity-whole-device"}),
     "the device is writable": (edit(DEVICE, "ro 1", "ro 0"), {"imm-device-readonly"}),
@@ -290,3 +322,29 @@ def test_verity_that_stops_the_system_has_noticed() -> None:
     assert SUITE.outcome("imm-verity-corruption-detected", stopped) == Outcome.ERROR
     stopped.boot["console"] = "[ 99.0] reboot: Restarting system with command 'dm-verity device corrupted'\n"
     assert SUITE.outcome("imm-verity-corruption-detected", stopped) == Outcome.PASS
+
+
+@pytest.mark.parametrize("error", [ObservationError("the disk could not be changed"), QemuExited("QEMU was killed")])
+def test_boot_without_var_that_was_not_made_is_an_error(error: Exception) -> None:
+    unclear = guest()
+    refused_to(error)(unclear)
+    assert SUITE.outcome("imm-empty-var-boots", unclear) == Outcome.ERROR
+
+
+def test_var_is_emptied_of_everything(tmp_path: Path) -> None:
+    for place in ("var/lib/app", "var/lib/.hidden folder", "var/tmp"):
+        (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "var/lib/app/state of it").write_text("x")
+    (tmp_path / "var/run").symlink_to("../run")
+    (tmp_path / "etc").mkdir()
+    subprocess.run(["sh", "-c", RESET.EMPTY_VAR], env={**os.environ, "R": str(tmp_path)}, check=True)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["etc", "var"]
+
+
+@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.symlink_to("elsewhere")])
+def test_place_without_a_var_of_its_own_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "var")
+    done = subprocess.run(
+        ["sh", "-c", RESET.EMPTY_VAR], env={**os.environ, "R": str(tmp_path)}, check=False, capture_output=True
+    )
+    assert (done.returncode, done.stderr) == (1, b"/var is no directory on the disk\n")
