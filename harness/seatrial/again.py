@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
@@ -10,6 +11,7 @@ from seatrial.breakin import hold
 from seatrial.check import Check, NotApplicable, NotChecked
 from seatrial.clock import monotonic_s
 from seatrial.errors import SeatrialError
+from seatrial.offline import booted_from
 from seatrial.plan import Ended
 from seatrial.policy.flavours import Flavour
 from seatrial.policy.judge import Outcome, Verdict, judge
@@ -30,6 +32,7 @@ def called(check: Rehearsal, session: Session, flavour: Flavour) -> Ended:
         "host": session.host,
         "row": check.row,
         "guest": session,
+        "booted_from": functools.partial(booted_from, session),
     }
     began, error, said = monotonic_s(), None, None
     try:

@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from seatrial.offline import booted_from as booted
+
 if TYPE_CHECKING:
     from seatrial.guest.facts import Facts
     from seatrial.restore import Session
 
-__all__ = ["MARKER", "copy_fixtures", "needs_copies", "redirect", "uses_copies"]
+__all__ = ["MARKER", "copy_fixtures", "needs_copies", "needs_spare_port", "redirect", "uses_copies"]
 
 MARKER = "changes_guest"
 # What a check gets of its own when it changes the guest, and the fixture that gives it.
 _OWN = {"host": "_seatrial_own_host", "facts": "_seatrial_own_facts"}
-_ASKED = frozenset({"restored", "guest"})
+_ASKED = frozenset({"restored", "guest", "booted_from"})
 Started = contextlib.AbstractContextManager["Session"]
 
 
@@ -66,10 +68,25 @@ def copy_fixtures(ready: Callable[[], Session], own: Callable[[pytest.Item], Sta
         guest=guest,
         restored=restored,
         cold_boots=cold_boots,
+        booted_from=_from_changed_disks(ready),
         _seatrial_own_host=_seatrial_own_host,
         _seatrial_own_facts=_seatrial_own_facts,
     )
     return holder
+
+
+def _from_changed_disks(ready: Callable[[], Session]) -> Callable[..., object]:
+    @pytest.fixture(scope="session")
+    def booted_from() -> Callable[[str], Started]:
+        """Call it with a shell command to boot the image, for the first time, from a disk that the command has changed.
+
+        ``with booted_from('rm -r "$R"/var/cache') as session: session.host...``; ``$R`` is the root of the disk, with
+        all that is mounted there, and ``$DISK`` the disk. That it could not be changed is an ``ObservationError``;
+        whatever else is raised on entering says why it did not come up.
+        """
+        return lambda change: booted(ready(), change)
+
+    return booted_from
 
 
 def redirect(items: Sequence[pytest.Item]) -> None:
@@ -98,3 +115,8 @@ def needs_copies(items: Sequence[pytest.Item]) -> bool:
     return any(
         item.get_closest_marker(MARKER) is not None or _ASKED & set(getattr(item, "fixturenames", ())) for item in items
     )
+
+
+def needs_spare_port(items: Sequence[pytest.Item]) -> bool:
+    """Return whether any check will want a disk changed before it boots, which copies see as a second one."""
+    return any("booted_from" in getattr(item, "fixturenames", ()) for item in items)

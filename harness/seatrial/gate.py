@@ -45,6 +45,7 @@ from seatrial.report.write import write_reports
 from seatrial.restore import FREEZABLE
 from seatrial.session import Candidate, Session, booted
 from seatrial.suites import Suite
+from seatrial.workshop import SPARE_PORT
 from seatrial.writes import EVIDENCE, DiskWatch, disk_watch, facts_of, keep
 
 __all__ = ["Run", "made_folder"]
@@ -143,11 +144,11 @@ class Run:
             self._save()
 
     @contextlib.contextmanager
-    def booted(self, *, is_cloneable: bool = False) -> Iterator[Session]:
+    def booted(self, *, is_cloneable: bool = False, has_spare_port: bool = False) -> Iterator[Session]:
         """Boot the candidate and give the session; see :func:`seatrial.session.booted`.
 
         :param is_cloneable: checks will want copies of the guest; it is frozen as soon as it is ready.
-
+        :param has_spare_port: checks will want a disk changed before it boots.
         :raises SeatrialError: it did not come up, or this host cannot boot it.
         """
         with contextlib.ExitStack() as beyond_the_end:
@@ -158,6 +159,7 @@ class Run:
                 progress=self.progress,
                 describe=self._describe,
                 is_cloneable=is_cloneable,
+                has_spare_port=has_spare_port,
                 watched=self._watched,
             ) as session:
                 disk = beyond_the_end.enter_context(disk_watch(session.boot))
@@ -242,9 +244,10 @@ class Run:
             ),
         )
         freezable = FREEZABLE if launch.is_cloneable else ()
+        port = SPARE_PORT if launch.has_spare_port else ()
         started = (launch.kernel.difference,) if launch.kernel and not launch.image.parts else ()
         self.differ(
-            *launch.provision.differences, *differences(machine, launch.choice.accelerator), *freezable, *started
+            *launch.provision.differences, *differences(machine, launch.choice.accelerator), *freezable, *port, *started
         )
 
     def differ(self, *differences: Difference) -> None:

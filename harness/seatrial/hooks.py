@@ -154,7 +154,7 @@ class Gate(Judging):
                     self._after_suites(guest)
 
     def _boot(self, stack: contextlib.ExitStack, items: Sequence[pytest.Item]) -> Session | None:
-        from seatrial.copies import needs_copies
+        from seatrial.copies import needs_copies, needs_spare_port
         from seatrial.errors import SeatrialError
         from seatrial.progress import Silent
 
@@ -163,7 +163,9 @@ class Gate(Judging):
             self.run = _run(self.candidate, self.plan, progress)
             self.run.note_unchecked(self.plan.unchecked)
             try:
-                guest = stack.enter_context(self.run.booted(is_cloneable=self._wants_copies or needs_copies(items)))
+                is_cloneable = self._wants_copies or needs_copies(items)
+                booted = self.run.booted(is_cloneable=is_cloneable, has_spare_port=needs_spare_port(items))
+                guest = stack.enter_context(booted)
                 self.run.collect_facts(guest, list(_rehearsals(items)))
                 self.session, self.falsified = guest, self.run.falsified
                 if self._place is not None:

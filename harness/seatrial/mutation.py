@@ -21,23 +21,25 @@ from typing import Final, Protocol
 
 from seatrial.again import called
 from seatrial.clock import monotonic_s
-from seatrial.errors import HostError, ObservationError, SeatrialError
+from seatrial.errors import ObservationError, SeatrialError
 from seatrial.guest.shell import Shell
-from seatrial.machine.disk import nameless_overlay
+from seatrial.machine.disk import nameless_duplicate
 from seatrial.mutants_file import Mutant, Stage
 from seatrial.mutation_files import mutant_files
 from seatrial.mutation_groups import Asked, shared_out, slow_ones, suspects
+from seatrial.offline import changed_disk
 from seatrial.plan import Plan
 from seatrial.policy.flavours import Flavour
 from seatrial.policy.judge import Outcome, Verdict
 from seatrial.rehearsal import Rehearsal, collect
-from seatrial.restore import RESTORED
+from seatrial.restore import RESTORED, Origin
 from seatrial.session import Session
 from seatrial.workshop import PLACE as MOUNTED_AT
-from seatrial.workshop import mounted
 
-__all__ = ["Bench", "Probe", "Result", "Tried", "outcome_of"]
+__all__ = ["OF_ITS_OWN", "Bench", "Probe", "Result", "Tried", "outcome_of"]
 
+# What a check asks for that changes the guest, or takes a boot: it is judged only where a mutant names its control.
+OF_ITS_OWN: Final = frozenset({"guest", "booted_from"})
 _PLACE: Final = "/run/seatrial-mutant"
 _CHANGE_S: Final = 300.0
 _SHOWN: Final = 400
@@ -227,8 +229,8 @@ class Bench:
         wanted = {*also} | {n for n in self.known if n not in apart and (asked is None or n in asked)}
         probes = [p for p in self.probes if control_of[p.node] in wanted]
         # A check that changes the guest comes last: the others shall not see what it did.
-        probes.sort(key=lambda probe: "guest" in probe.check.needs)
-        quiet = [p.check for p in probes if "guest" not in p.check.needs]
+        probes.sort(key=lambda probe: bool(OF_ITS_OWN & probe.check.needs))
+        quiet = [p.check for p in probes if not OF_ITS_OWN & p.check.needs]
         collect(session.facts, quiet, flavour=self.flavour, boot=session.boot_facts)
         found: dict[str, Verdict] = {}
         for probe in probes:
@@ -246,12 +248,12 @@ class Bench:
     def apart(self) -> frozenset[str]:
         """Return the controls that are judged only where a mutant names them.
 
-        They change the guest, or are about its boot, which a copy has not made itself.
+        They change the guest, boot another, or are about its boot, which a copy has not made itself.
         """
         return frozenset(
             self.plan.control_of[p.node]
             for p in self.probes
-            if "guest" in p.check.needs or self.plan.is_falsified(p.node, RESTORED)
+            if OF_ITS_OWN & p.check.needs or self.plan.is_falsified(p.node, RESTORED)
         )
 
     def _refused(self, mutant: Mutant) -> None:
@@ -303,17 +305,31 @@ class Bench:
     @contextlib.contextmanager
     def _offline(self, mutants: Sequence[Mutant], forgiven: tuple[type[Exception], ...]) -> Iterator[Session]:
         """Make the changes on a disk over the image, and boot that for the first time."""
-        launch = self.ready.boot.launch
-        with nameless_overlay(launch.image.disk_bytes, launch.folder) as disk:
+
+        def change(shell: Shell, device: str) -> None:
+            for mutant in mutants:
+                with contextlib.suppress(*forgiven):
+                    _change(shell, mutant.change, root=MOUNTED_AT, disk=device)
+
+        with contextlib.ExitStack() as stack:
             try:
-                with mounted(self.ready, disk) as (workshop, device):
-                    for mutant in mutants:
-                        with contextlib.suppress(*forgiven):
-                            _change(workshop.shell, mutant.change, root=MOUNTED_AT, disk=device)
-            except (HostError, ObservationError) as exc:
-                raise Inapplicable(f"the disk could not be changed before it boots: {exc.message}") from exc
-            with self.boot_again(disk=disk) as session:
-                yield session
+                disk = stack.enter_context(changed_disk(self.ready, change))
+            except ObservationError as exc:
+                raise Inapplicable(exc.message) from exc
+            yield stack.enter_context(self._booted(disk=disk))
+
+    @contextlib.contextmanager
+    def _booted(self, *, words: str = "", disk: int | None = None) -> Iterator[Session]:
+        """Boot the image once more; a check can then boot its own changes of the same disk."""
+        with contextlib.ExitStack() as stack:
+            before = None
+            if disk is not None:
+                before = stack.enter_context(nameless_duplicate(disk, self.ready.boot.launch.folder))
+            session = stack.enter_context(self.boot_again(words=words, disk=disk))
+            session.origin = Origin(
+                ready=self.ready, disk=before, boot=lambda changed: self.boot_again(words=words, disk=changed)
+            )
+            yield session
 
     def _with_command_line(
         self, added: Sequence[str], dropped: Sequence[str], stack: contextlib.ExitStack
@@ -327,7 +343,7 @@ class Bench:
         else:
             way = Way.BOOTED
             stack.close()
-            copy = stack.enter_context(self.boot_again(words=" ".join(added)))
+            copy = stack.enter_context(self._booted(words=" ".join(added)))
         _took(copy.shell, added, dropped)
         return way, copy
 
@@ -347,7 +363,7 @@ class Bench:
             return self._baselines[key]
 
     def _unchanged(self, way: Way, first: str, only: frozenset[str] | None) -> Verdicts:
-        with self.boot_again() if way is Way.BOOTED else self.ready.restored() as copy:
+        with self._booted() if way is Way.BOOTED else self.ready.restored() as copy:
             _run(copy.shell, first, what=_NO_ACCOUNT)
             _change(copy.shell, ":")
             if way is Way.RESTARTED:

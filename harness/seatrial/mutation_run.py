@@ -18,7 +18,7 @@ from seatrial.errors import ConfigError, SeatrialError
 from seatrial.hooks import Judging, callable_check
 from seatrial.layout import data_dir
 from seatrial.mutants_file import Mutant
-from seatrial.mutation import Bench, Probe, Tried, outcome_of
+from seatrial.mutation import OF_ITS_OWN, Bench, Probe, Tried, outcome_of
 from seatrial.plugin import JUDGING, MUTANTS
 from seatrial.report.atomic import write_atomic
 from seatrial.session import booted, booted_again
@@ -90,7 +90,9 @@ class _Planned:
     def _boot(self, items: Sequence[pytest.Item]) -> None:
         assert self.judging is not None
         assert self.judging.plan is not None
-        probes = [Probe(item.nodeid, check) for item in items if (check := callable_check(item, {"guest"})) is not None]
+        probes = [
+            Probe(item.nodeid, check) for item in items if (check := callable_check(item, OF_ITS_OWN)) is not None
+        ]
         candidate = self.judging.candidate
         with (
             self.judging.shown() as progress,
@@ -151,13 +153,13 @@ def _try_all(
 @contextlib.contextmanager
 def _boot_again(ready: Ready, *, words: str = "", disk: int | None = None) -> Iterator[Session]:
     assert ready.session.way is not None
-    launch = replace(ready.session.boot.launch, disk=disk)
+    launch = ready.session.boot.launch
     if words:
         provision = launch.provision
         provision = replace(provision, smbios=(*provision.smbios, f"{_EXTRA}={words}"))
         launch = replace(launch, provision=provision)
     folder = Path(tempfile.mkdtemp(dir=ready.place))
-    with booted_again(ready.candidate, launch, ready.session.way.key, folder) as session:
+    with booted_again(ready.candidate, launch, ready.session.way.key, folder, disk=disk) as session:
         yield session
 
 

@@ -154,7 +154,7 @@ class Rejudgement(Run):
         return self._recorded.image.sha256
 
     @contextlib.contextmanager
-    def booted(self, *, is_cloneable: bool = False) -> Iterator[Session]:  # noqa: ARG002 -- there is no guest to copy
+    def booted(self, *, is_cloneable: bool = False, has_spare_port: bool = False) -> Iterator[Session]:  # noqa: ARG002 -- there is no guest to copy
         """Give the session of the recorded facts; nothing is booted."""
         boot = self._recorded.boot
         self.record = replace(

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from seatrial.clock import Deadline, monotonic_s, utc_now
 from seatrial.errors import BootTimeout, GuestStopped, ObservationError, SeatrialError
@@ -24,7 +24,7 @@ from seatrial.machine.memory import Reservations, private_bytes
 from seatrial.machine.snapshot import NoSnapshot, Template, cloned, frozen
 from seatrial.policy.differences import Difference, Kind, Touched
 
-__all__ = ["COLD_BOOT", "FREEZABLE", "RESTORED", "Restorer", "Restores", "Session", "new_session"]
+__all__ = ["COLD_BOOT", "FREEZABLE", "RESTORED", "Origin", "Restorer", "Restores", "Session", "new_session"]
 
 COLD_BOOT: Final = "cold boot"
 # What every copy of a guest has in common with it, though two boots of the image would not.
@@ -65,6 +65,19 @@ _RESEED: Final = (
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What a guest that has booted anew came from.
+
+    ``ready`` is the guest whose copies can see a second disk, ``disk`` a descriptor of the overlay over the image as it
+    was before the boot (None: there was none), and ``boot`` boots another such overlay in the same way.
+    """
+
+    ready: Session
+    disk: int | None
+    boot: Callable[[int], contextlib.AbstractContextManager[Session]]
+
+
 @dataclass(slots=True, kw_only=True)
 class Session:
     """A ready guest as the suites see it. ``host`` is a testinfra host, made for this boot."""
@@ -77,6 +90,7 @@ class Session:
     restorer: Restorer | None = None
     is_restored: bool = False
     restarts: int = 0
+    origin: Origin | None = None
     held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     @property
@@ -125,12 +139,13 @@ class Session:
         """
         return self._own_restorer().restored(self)
 
-    def cold_boot(self) -> contextlib.AbstractContextManager[Session]:
+    def cold_boot(self, *, disk: int | None = None) -> contextlib.AbstractContextManager[Session]:
         """Boot the same image once more from its beginning, beside this guest, and give that one.
 
+        :param disk: a descriptor of the overlay over the image to boot from; None for a fresh one.
         :raises SeatrialError: it did not come up.
         """
-        return self._own_restorer().cold_boot(self)
+        return self._own_restorer().cold_boot(self, disk=disk)
 
     def _own_restorer(self) -> Restorer:
         if self.restorer is None:
@@ -226,7 +241,11 @@ def new_session(guest: Guest, boot: Boot, **more: Any) -> Session:
     return Session(host=host, facts=Facts(guest.shell), guest=guest, boot=boot, **more)
 
 
-Cold = Callable[[Path], contextlib.AbstractContextManager[Session]]
+class Cold(Protocol):
+    """Boots the image once more."""
+
+    def __call__(self, folder: Path, *, disk: int | None = None) -> contextlib.AbstractContextManager[Session]:
+        """Give the guest that came of it; its logs go to ``folder``, its writes to the overlay ``disk``."""
 
 
 class Restorer:
@@ -324,9 +343,9 @@ class Restorer:
                 yield copy
 
     @contextlib.contextmanager
-    def cold_boot(self, session: Session) -> Iterator[Session]:
+    def cold_boot(self, session: Session, *, disk: int | None = None) -> Iterator[Session]:
         """Boot the same image once more; see :meth:`Session.cold_boot`."""
-        with self._reserved(session.boot.launch.machine) as count, self._cold(self._place()) as copy:
+        with self._reserved(session.boot.launch.machine) as count, self._cold(self._place(), disk=disk) as copy:
             count(lambda: private_bytes(copy.boot.process.pid))
             with self._lock:
                 self._cold_boots += 1

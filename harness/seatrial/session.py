@@ -283,9 +283,11 @@ def patience_for(candidate: Candidate, choice: Choice) -> Patience:
 
 
 @contextlib.contextmanager
-def booted_again(candidate: Candidate, launch: Launch, key: LoginKey, folder: Path) -> Iterator[Session]:
-    """Boot the same once more; for machines that cannot be frozen."""
-    again = dataclasses.replace(launch, folder=folder, is_cloneable=False, has_spare_port=False)
+def booted_again(
+    candidate: Candidate, launch: Launch, key: LoginKey, folder: Path, *, disk: int | None = None
+) -> Iterator[Session]:
+    """Boot the same once more, with a fresh overlay or with ``disk`` for one."""
+    again = dataclasses.replace(launch, folder=folder, is_cloneable=False, has_spare_port=False, disk=disk)
     with _ready(candidate, again, key, Silent()) as session:
         session.restorer, session.is_restored = None, True
         with session.held:

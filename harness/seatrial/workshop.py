@@ -11,11 +11,18 @@ from seatrial.clock import Deadline
 from seatrial.errors import ObservationError
 from seatrial.guest.shell import Shell
 from seatrial.machine.second_disk import plug_in
-from seatrial.session import Session
+from seatrial.policy.differences import Difference, Kind
+from seatrial.restore import Session
 
-__all__ = ["PLACE", "mounted"]
+__all__ = ["PLACE", "SPARE_PORT", "mounted"]
 
 PLACE: Final = "/run/seatrial-image"
+SPARE_PORT: Final = (
+    Difference(
+        kind=Kind.DEVICE,
+        text="an empty PCI Express port: where a copy of the guest gets a second disk, to change it before it boots",
+    ),
+)
 _SEEN_S: Final = 60.0
 _LOOK_S: Final = 0.5
 _SHOWN: Final = 400

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,7 +35,7 @@ def recorded(name: str) -> str:
 
 @dataclass
 class Guest:
-    """Answers by question; tries and their outcome by title; what the run knows of the boot."""
+    """Answers by question; tries and their outcome by title; what the run knows of the boot; questions that end it."""
 
     answers: dict[str, str]
     tries: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -42,10 +43,14 @@ class Guest:
     flavour: str = "debian-immutable"
     budgets: Budgets | None = None
     power_off: Callable[[], float] = lambda: 6.0
+    deadly: dict[str, Exception] = field(default_factory=dict)
+    booted_from: Callable[[str], Guest] | None = None
 
     def run(self, command: str, *, timeout_s: float | None = None) -> tuple[int, bytes, bytes]:
         """Answer as the guest's shell would; a question that was never recorded is a fault of the test."""
         assert command in self.answers, f"no recorded answer for {command!r}"
+        if command in self.deadly:
+            raise self.deadly[command]
         return 0, self.answers[command].encode(), b""
 
     def replace(self, question: str, old: str, new: str) -> None:
@@ -114,7 +119,14 @@ class Bench:
                 update={"budgets": guest.budgets} if guest.budgets else {}
             ),
             "host": Host(guest),
-            "guest": SimpleNamespace(facts=Facts(guest), boot_facts=SimpleNamespace(**boot), power_off=guest.power_off),
+            "guest": SimpleNamespace(
+                facts=Facts(guest),
+                host=Host(guest),
+                boot_facts=SimpleNamespace(**boot),
+                boot=SimpleNamespace(watch=SimpleNamespace(tolerating=lambda *_signs: contextlib.nullcontext())),
+                power_off=guest.power_off,
+            ),
+            "booted_from": lambda change: _booted_from(guest, change),
             "boot": SimpleNamespace(**boot, findings=scanner.findings.all),
         }
         function = self.checks[control]
@@ -133,6 +145,14 @@ class Bench:
         """Return the controls for ``kind`` of image that do not pass on ``guest``, and why."""
         found = {c.id: self.explained(c.id, guest) for c in self.controls.values() if kind in c.applies_to}
         return {control: f"{outcome}: {why}" for control, (outcome, why) in found.items() if outcome != Outcome.PASS}
+
+
+@contextlib.contextmanager
+def _booted_from(guest: Guest, change: str) -> Iterator[SimpleNamespace]:
+    """Give what a boot from a changed disk comes to, which :attr:`Guest.booted_from` may refuse."""
+    assert guest.booted_from is not None
+    booted = guest.booted_from(change)
+    yield SimpleNamespace(facts=Facts(booted), boot_facts=SimpleNamespace(**booted.boot))
 
 
 def bench(suite: str) -> Bench:

@@ -51,6 +51,7 @@ FLOORS = (
         "writes",
         "parameters",
         "workshop",
+        "offline",
     },
     {"plugin", "hooks", "copies", "mutation_run", "cli", "__main__"},
 )

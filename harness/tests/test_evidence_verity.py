@@ -22,6 +22,7 @@ def test_recorded_device_is_read() -> None:
     assert (device.sectors, device.mapped_sectors, device.read_only) == (386936, 386936, True)
     assert device.data_device == "253:3"
     assert device.options == ()
+    assert (device.block_bytes, device.blocks) == (512, 386936)
 
 
 def test_options_come_after_their_count() -> None:
@@ -57,6 +58,7 @@ def test_verity_beside_another_target_is_no_verity() -> None:
         "name usr\nsectors 8\nro 1\ntable 0 8\n",
         "name usr\nsectors 8\nro 1\ntable 0 8 verity 1 253:3\n",
         RECORDED.replace(HASH, "zz"),
+        RECORDED.replace("253:2 512 512", "253:2 many 512"),
         "surprise\n",
     ],
 )

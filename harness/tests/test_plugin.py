@@ -7,11 +7,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import seatrial.copies
 import seatrial.gate
 import seatrial.plugin
 import seatrial.writes
@@ -198,13 +200,18 @@ class FakeBoot:
 def fake_boot(error: Exception | None) -> Callable[..., contextlib.AbstractContextManager[Session]]:
     @contextlib.contextmanager
     def booted(
-        candidate: Candidate, folder: Path, *, describe: Callable[[Launch], None], is_cloneable: bool, **_rest: object
+        candidate: Candidate,
+        folder: Path,
+        *,
+        describe: Callable[[Launch], None],
+        is_cloneable: bool,
+        has_spare_port: bool,
+        **_rest: object,
     ) -> Iterator[Session]:
-        describe(
-            launch_of(
-                candidate, candidate.tries[0], folder, run="r", key=RunKey("seatrial-run"), is_cloneable=is_cloneable
-            )
+        launch = launch_of(
+            candidate, candidate.tries[0], folder, run="r", key=RunKey("seatrial-run"), is_cloneable=is_cloneable
         )
+        describe(replace(launch, has_spare_port=has_spare_port))
         if error is not None:
             raise error
         yield fake_session("ready", restorer=FakeRestorer())
@@ -242,7 +249,7 @@ class FakeRestorer:
     def restored(self, _session: Session) -> contextlib.AbstractContextManager[Session]:
         return self._named("copy")
 
-    def cold_boot(self, _session: Session) -> contextlib.AbstractContextManager[Session]:
+    def cold_boot(self, _session: Session, *, disk: int | None = None) -> contextlib.AbstractContextManager[Session]:
         return self._named("cold")
 
 
@@ -554,6 +561,24 @@ def test_two_cold_boots_can_be_compared_and_nothing_is_frozen_for_them(judged: J
     result, record = judged(who(line, mark="", takes="check, cold_boots"))
     assert (result.ret, record["restores"]["cold_boots"]) == (0, 1)
     assert "made to be copied" not in str(record["differences"]).lower()
+
+
+def test_a_boot_from_a_changed_disk_is_offered_and_is_on_record(
+    judged: Judged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def booted_from(session: Session, change: str) -> contextlib.AbstractContextManager[Session]:
+        return contextlib.nullcontext(fake_session(f"{change} after {session.host.run('who').stdout}"))
+
+    monkeypatch.setattr(seatrial.copies, "booted", booted_from)
+    lines = (
+        'with booted_from("emptied") as changed:',
+        '    check.equal(changed.facts.text("who"), "emptied after ready", what="guest")',
+    )
+    result, record = judged(who(*lines, mark="", takes="check, booted_from"))
+    assert result.ret == 0
+    told = str(record["differences"])
+    assert "an empty PCI Express port" in told
+    assert "made to be copied" in told
 
 
 def test_what_a_copy_would_falsify_is_asked_on_a_cold_boot(judged: Judged) -> None:

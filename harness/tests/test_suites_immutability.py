@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from seatrial.errors import AuthRefused, BootTimeout, GuestStopped, ObservationError, QemuExited, SessionLost
 from seatrial.evidence.attempts import BOOT_ID as ASK_BOOT_ID
 from seatrial.evidence.cmdline import CMDLINE
+from seatrial.evidence.flipped import flip_script, read_back_script
 from seatrial.evidence.instance import INSTANCE_STATE
 from seatrial.evidence.loader import LOADER
 from seatrial.evidence.mounts import MOUNTINFO, SWAPS
 from seatrial.evidence.rescue import RESCUE
 from seatrial.evidence.trees import tree_command
-from seatrial.evidence.verity import device_command
+from seatrial.evidence.verity import device_command, parse_device
 from seatrial.policy.judge import Outcome
 from seatrial.suites import read_flavour
 from suite_bench import BOOT_ID, Guest, all_of, bench, recorded
@@ -20,6 +25,7 @@ from suite_bench import BOOT_ID, Guest, all_of, bench, recorded
 SUITE = bench("immutability")
 USR = SUITE.modules["test_usr"]
 STATE = SUITE.modules["test_state"]
+RESET = SUITE.modules["test_reset"]
 DEVICE = device_command("254:0")
 LINKS = 'for f in /bin /sbin /lib /lib64; do if [ -e $f ] || [ -h $f ]; then echo "$f $(readlink -f $f)"; fi; done'
 MANAGERS = (
@@ -28,6 +34,12 @@ MANAGERS = (
     + "; do command -v $p; done; true"
 )
 ETC, PRISTINE = tree_command("/etc"), tree_command("/usr/share/factory/etc")
+VERITY = parse_device(recorded("immutability/device"))
+FLIP = flip_script(VERITY, "254:0", boot_id=BOOT_ID)
+READ_BACK = read_back_script(VERITY, "254:0", 193468, boot_id=BOOT_ID)
+OLD, NEW = "a" * 64, "b" * 64
+NO_WRITE = "dd: failed to open it: Operation not permitted"
+READ_FAILED = "read 1 0 dd: error reading '/dev/block/254:0': Input/output error"
 READ_ONLY = "Read-only file system"
 USR_LINE = "168 158 254:0 / /usr ro,relatime shared:2 - erofs /dev/mapper/usr ro,"
 
@@ -45,7 +57,20 @@ SHADOWED = {
     "imm-device-readonly",
     "imm-device-write-refused",
     "imm-lower-device-claimed",
+    "imm-verity-corruption-detected",
 }
+
+
+def emptied(change: str, *, state: str = "running", failed: str = "") -> Guest:
+    assert change == RESET.EMPTY_VAR
+    return Guest({RESET.FAILED: failed}, boot={"state": state})
+
+
+def refused_to(error: Exception) -> Callable[[Guest], None]:
+    def boot(_change: str) -> Guest:
+        raise error
+
+    return lambda g: setattr(g, "booted_from", boot)
 
 
 def guest() -> Guest:
@@ -56,6 +81,8 @@ def guest() -> Guest:
             MOUNTINFO: recorded("immutability/mountinfo"),
             SWAPS: recorded("immutability/swaps"),
             DEVICE: recorded("immutability/device"),
+            FLIP: f"block 193468\nold {OLD}\nbelow {OLD}\nnew {NEW}\nwrote 0 \nkept {NEW}\n",
+            READ_BACK: f"{READ_FAILED}\ngot {OLD}\nstatus C\n",
             LINKS: "/bin /usr/bin\n/sbin /usr/sbin\n/lib /usr/lib\n/lib64 /usr/lib64\n",
             MANAGERS: "",
             STATE.OS_RELEASE: recorded("immutability/os-release"),
@@ -69,6 +96,7 @@ def guest() -> Guest:
             STATE.MACHINE_ID: recorded("immutability/machine-id"),
             STATE.PROGRAMS: recorded("immutability/programs"),
         },
+        booted_from=emptied,
         tries={
             **dict.fromkeys(USR.WRITES, (2, f"sh: 1: cannot create it: {READ_ONLY}")),
             **dict.fromkeys(USR.REMOUNTS, (32, f"sh: 1: cannot create /usr/.x: {READ_ONLY}")),
@@ -138,6 +166,7 @@ DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
             "imm-verity-hash-algorithm",
             "imm-verity-whole-device",
             "imm-lower-device-claimed",
+            "imm-verity-corruption-detected",
         },
     ),
     "another root hash on the command line": (
@@ -154,6 +183,29 @@ DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
         edit(DEVICE, "fa984b504e6d3", "fa984b504e6d3 1 ignore_corruption"),
         {"imm-verity-corruption-mode"},
     ),
+    "the changed bytes come back": (
+        lambda g: g.answers.update({READ_BACK: f"read 0 512 \ngot {NEW}\nstatus C\n"}),
+        {"imm-verity-corruption-detected"},
+    ),
+    "bytes of nobody come back": (
+        lambda g: g.answers.update({READ_BACK: f"read 0 512 \ngot {'c' * 64}\nstatus V\n"}),
+        {"imm-verity-corruption-detected"},
+    ),
+    "a unit needs what was in /var": (
+        lambda g: setattr(
+            g, "booted_from", lambda c: emptied(c, state="degraded", failed="app.service loaded failed failed app\n")
+        ),
+        {"imm-empty-var-boots"},
+    ),
+    "the system never settles without its /var": (
+        lambda g: setattr(g, "booted_from", lambda c: emptied(c, state="starting")),
+        {"imm-empty-var-boots"},
+    ),
+    "no login without its /var": (
+        refused_to(BootTimeout("no SSH server answered on port 40022 within 90 s")),
+        {"imm-empty-var-boots"},
+    ),
+    "no key without its /var": (refused_to(AuthRefused("the SSH server refuses the key")), {"imm-empty-var-boots"}),
     "verity is told to look away": (edit(CMDLINE, " rw", " rw systemd.verity=0"), {"imm-verity-corruption-mode"}),
     "verity covers a part": (edit(DEVICE, "sectors 386936", "sectors 386944"), {"imm-verity-whole-device"}),
     "the device is writable": (edit(DEVICE, "ro 1", "ro 0"), {"imm-device-readonly"}),
@@ -269,3 +321,74 @@ def test_usr_on_the_root_file_system_is_judged_as_the_root() -> None:
     lines = broken.answers[MOUNTINFO].split("\n")
     broken.answers[MOUNTINFO] = "\n".join(line for line in lines if not line.startswith(USR_LINE))
     assert SUITE.outcome("imm-usr-readonly", broken) == Outcome.FAIL
+
+
+def refused(g: Guest) -> None:
+    g.replace(FLIP, "wrote 0 ", f"wrote 1 {NO_WRITE}\nwrote 1 {NO_WRITE}")
+    g.replace(FLIP, f"kept {NEW}", f"kept {OLD}")
+
+
+def test_block_that_nobody_may_change_is_safe() -> None:
+    careful = guest()
+    refused(careful)
+    del careful.answers[READ_BACK]
+    assert SUITE.outcome("imm-verity-corruption-detected", careful) == Outcome.PASS
+
+
+@pytest.mark.parametrize(
+    ("seed", "why"),
+    [
+        (edit(FLIP, f"kept {NEW}", f"kept {OLD}"), "the write worked, and the partition now holds"),
+        (all_of(refused, edit(FLIP, "Operation not permitted", "No space left on device")), "No space left on device"),
+        (all_of(refused, edit(FLIP, f"kept {OLD}", f"kept {'c' * 64}")), "was not changed as it should"),
+        (edit(FLIP, f"below {OLD}", f"below {NEW}"), "is not where verity reads it"),
+        (edit(FLIP, NEW, OLD), "was not changed as it should"),
+        (lambda g: g.answers.update({FLIP: "lacks dd\n"}), "the guest lacks dd"),
+        (lambda g: g.answers.update({FLIP: ""}), "0 lines 'block'"),
+        (edit(READ_BACK, "Input/output error", "No such file or directory"), "No such file or directory"),
+        (edit(READ_BACK, "status C", "status V"), "not by verity's word 'V'"),
+        (edit(READ_BACK, READ_FAILED, "read 0 512 "), "the bytes of before came back"),
+        (edit(READ_BACK, READ_FAILED, "read 0 0 "), "gave 0 of 512 bytes"),
+        (lambda g: g.answers.update({READ_BACK: ""}), "0 lines 'read'"),
+        (lambda g: g.deadly.update({READ_BACK: SessionLost("the connection broke")}), "the connection broke"),
+    ],
+)
+def test_change_that_shows_nothing_is_an_error(seed: Callable[[Guest], None], why: str) -> None:
+    unclear = guest()
+    seed(unclear)
+    outcome, because = SUITE.explained("imm-verity-corruption-detected", unclear)
+    assert (outcome, why in because) == (Outcome.ERROR, True), because
+
+
+def test_verity_that_stops_the_system_has_noticed() -> None:
+    stopped = guest()
+    stopped.deadly[READ_BACK] = GuestStopped("the guest restarted by itself")
+    assert SUITE.outcome("imm-verity-corruption-detected", stopped) == Outcome.ERROR
+    stopped.boot["console"] = "[ 99.0] reboot: Restarting system with command 'dm-verity device corrupted'\n"
+    assert SUITE.outcome("imm-verity-corruption-detected", stopped) == Outcome.PASS
+
+
+@pytest.mark.parametrize("error", [ObservationError("the disk could not be changed"), QemuExited("QEMU was killed")])
+def test_boot_without_var_that_was_not_made_is_an_error(error: Exception) -> None:
+    unclear = guest()
+    refused_to(error)(unclear)
+    assert SUITE.outcome("imm-empty-var-boots", unclear) == Outcome.ERROR
+
+
+def test_var_is_emptied_of_everything(tmp_path: Path) -> None:
+    for place in ("var/lib/app", "var/lib/.hidden folder", "var/tmp"):
+        (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "var/lib/app/state of it").write_text("x")
+    (tmp_path / "var/run").symlink_to("../run")
+    (tmp_path / "etc").mkdir()
+    subprocess.run(["sh", "-c", RESET.EMPTY_VAR], env={**os.environ, "R": str(tmp_path)}, check=True)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["etc", "var"]
+
+
+@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.symlink_to("elsewhere")])
+def test_place_without_a_var_of_its_own_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "var")
+    done = subprocess.run(
+        ["sh", "-c", RESET.EMPTY_VAR], env={**os.environ, "R": str(tmp_path)}, check=False, capture_output=True
+    )
+    assert (done.returncode, done.stderr) == (1, b"/var is no directory on the disk\n")

@@ -8,13 +8,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 from seatrial.check import Check
+from seatrial.errors import BootError, SessionLost
 from seatrial.evidence.attempts import BOOT_ID, Attempt, attempts_script, parse_attempts
 from seatrial.evidence.cmdline import CMDLINE, parse_cmdline
+from seatrial.evidence.flipped import (
+    Flipped,
+    ReadBack,
+    flip_script,
+    parse_flipped,
+    parse_read_back,
+    read_back_script,
+)
 from seatrial.evidence.mounts import MOUNTINFO, Mount, beneath_extensions, mount_at, parse_mountinfo
 from seatrial.evidence.verity import Verity, device_command, parse_device, root_hashes
 from seatrial.guest.facts import Facts
 
 if TYPE_CHECKING:
+    from seatrial.restore import Session
     from testinfra.host import Host
 
 # Who names the root hash: systemd's generator, the one of Flatcar; roothash= where /usr is a part of the root.
@@ -65,6 +75,8 @@ _NO_DEVICE = Verity(
     salt="",
     options=(),
     data_device="",
+    block_bytes=0,
+    blocks=0,
 )
 
 
@@ -185,3 +197,68 @@ def test_partition_under_verity_cannot_be_mounted(host: Host, facts: Facts, chec
         expected="mounting the partition under verity is refused: busy",
         seen="it was mounted" if attempt.succeeded else attempt.said,
     )
+
+
+# What the kernel says when verity stops the system, by restart_on_corruption or panic_on_corruption.
+STOPPED = "dm-verity device corrupted"
+
+
+@pytest.mark.changes_guest
+@pytest.mark.control("imm-verity-corruption-detected")
+def test_changed_block_is_noticed(guest: Session, check: Check) -> None:
+    """A block that was changed on the disk, past verity, cannot be read through verity any more."""
+    device = _device(guest.facts, check)
+    if not device.is_verity:
+        check.holds(False, expected="verity, which notices a changed block", seen="no verity behind /usr")
+        return
+    mapped, boot_id = _usr_mount(guest.facts).device, guest.facts.text(BOOT_ID)
+    flipped = parse_flipped(_said(guest.host, flip_script(device, mapped, boot_id=boot_id), check))
+    if _is_impossible(flipped, check):
+        return
+    try:
+        with guest.boot.watch.tolerating("verity-corruption"):
+            said = _said(guest.host, read_back_script(device, mapped, flipped.block, boot_id=boot_id), check)
+    except (BootError, SessionLost) as exc:
+        if STOPPED not in guest.boot_facts.console:
+            raise
+        check.holds(True, expected="the changed block noticed", seen=f"verity stopped the system: {exc.message}")
+        return
+    _judge_read(flipped, parse_read_back(said), device, check)
+
+
+def _said(host: Host, script: str, check: Check) -> str:
+    done = host.run(script)
+    if done.rc != 0:
+        check.cannot_tell(f"the script for a changed block ended with status {done.rc}: {done.stderr.strip()[:200]}")
+    return str(done.stdout)
+
+
+def _is_impossible(flipped: Flipped, check: Check) -> bool:
+    """Return whether the guest refused to have the block changed, which is noted; end the check if that is unclear."""
+    if flipped.below != flipped.old:
+        check.cannot_tell(f"block {flipped.block} is not where verity reads it: the partition holds {flipped.below}")
+    if flipped.kept == flipped.new != flipped.old:
+        return False
+    if flipped.kept == flipped.old and flipped.was_refused:
+        seen = f"the write was refused: {'; '.join(flipped.refusals)}"
+        check.holds(True, expected=f"block {flipped.block} cannot be changed, or is noticed", seen=seen)
+        return True
+    return check.cannot_tell(
+        f"block {flipped.block} was not changed as it should: "
+        f"{'; '.join(flipped.refusals) or 'the write worked'}, and the partition now holds {flipped.kept}"
+    )
+
+
+def _judge_read(flipped: Flipped, back: ReadBack, device: Verity, check: Check) -> None:
+    expected = f"reading the changed block {flipped.block} fails: Input/output error, and verity says so (C)"
+    if not back.succeeded:
+        if not back.is_io_error or back.status != "C":
+            check.cannot_tell(f"the changed block was not read, but not by verity's word {back.status!r}: {back.said}")
+        check.holds(True, expected=expected, seen=f"{back.said}; status {back.status}")
+        return
+    if back.size != device.block_bytes:
+        check.cannot_tell(f"reading the changed block gave {back.size} of {device.block_bytes} bytes")
+    if back.digest == flipped.old:
+        check.cannot_tell("the bytes of before came back: from a cache, or mended (use_fec_from_device)")
+    what = "the changed bytes" if back.digest == flipped.new else "other bytes"
+    check.holds(False, expected=expected, seen=f"{what} came back; status {back.status}")

@@ -9,7 +9,7 @@ from typing import Final
 
 from seatrial.errors import ObservationError
 
-__all__ = ["BOOT_ID", "ORDINARY", "Attempt", "attempts_script", "harmless_script", "parse_attempts"]
+__all__ = ["BOOT_ID", "ORDINARY", "Attempt", "attempts_script", "harmless_script", "on_this_boot", "parse_attempts"]
 
 BOOT_ID: Final = "cat /proc/sys/kernel/random/boot_id"
 # How root becomes somebody without any right of its own; needs no account.
@@ -37,10 +37,18 @@ def attempts_script(commands: Mapping[str, str], *, boot_id: str) -> str:
     :raises ObservationError: that is no boot id; without one the script could harm the wrong computer.
     :raises ValueError: a title or command holds a single quote.
     """
+    return on_this_boot(harmless_script(commands), boot_id=boot_id)
+
+
+def on_this_boot(script: str, *, boot_id: str) -> str:
+    """Return ``script`` with a guard: anywhere but on the system with ``boot_id`` it does nothing and gives status 125.
+
+    :raises ObservationError: that is no boot id; without one the script could harm the wrong computer.
+    """
     wanted = boot_id.strip()
     if not _UUID.fullmatch(wanted):
         raise ObservationError(f"the guest gave {boot_id[:200]!r} as its boot id, expected a UUID")
-    return f'if [ "$({BOOT_ID})" = {wanted} ]; then {harmless_script(commands)}; else exit 125; fi'
+    return f'if [ "$({BOOT_ID})" = {wanted} ]; then {script}; else exit 125; fi'
 
 
 def harmless_script(commands: Mapping[str, str]) -> str:

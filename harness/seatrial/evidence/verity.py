@@ -29,6 +29,8 @@ class Verity:
     salt: str
     options: Sequence[str]
     data_device: str
+    block_bytes: int
+    blocks: int
 
     @property
     def is_verity(self) -> bool:
@@ -97,6 +99,8 @@ def parse_device(text: str) -> Verity:
         salt=verity[9] if verity else "",
         options=tuple(verity[11:]),
         data_device=verity[1] if verity else "",
+        block_bytes=_number(verity[3:4], "size of a block of verity") if verity else 0,
+        blocks=_number(verity[5:6], "number of blocks of verity") if verity else 0,
     )
 
 
