@@ -30,6 +30,7 @@ from seatrial.mutation_groups import Asked, shared_out, slow_ones, suspects
 from seatrial.plan import Plan
 from seatrial.policy.flavours import Flavour
 from seatrial.policy.judge import Outcome, Verdict
+from seatrial.rebooted import Rebooted, reboot_once
 from seatrial.rehearsal import Rehearsal, collect
 from seatrial.restore import RESTORED
 from seatrial.session import Session
@@ -227,13 +228,16 @@ class Bench:
         wanted = {*also} | {n for n in self.known if n not in apart and (asked is None or n in asked)}
         probes = [p for p in self.probes if control_of[p.node] in wanted]
         # A check that changes the guest comes last: the others shall not see what it did.
-        probes.sort(key=lambda probe: "guest" in probe.check.needs)
-        quiet = [p.check for p in probes if "guest" not in p.check.needs]
+        probes.sort(key=lambda probe: _disturbance(probe.check))
+        quiet, rebooting = ([p.check for p in probes if _disturbance(p.check) == degree] for degree in (0, 1))
         collect(session.facts, quiet, flavour=self.flavour, boot=session.boot_facts)
         found: dict[str, Verdict] = {}
+        rebooted: Rebooted | None = None
         for probe in probes:
             session.guard()
-            ended = called(probe.check, session, self.flavour)
+            if rebooted is None and _disturbance(probe.check) == 1:
+                rebooted = reboot_once(session, rebooting, flavour=self.flavour, boot=session.boot_facts)
+            ended = called(probe.check, session, self.flavour, rebooted=rebooted)
             found[control_of[probe.node]] = self.plan.verdict(probe.node, ended)
         return found
 
@@ -246,13 +250,18 @@ class Bench:
     def apart(self) -> frozenset[str]:
         """Return the controls that are judged only where a mutant names them.
 
-        They change the guest, or are about its boot, which a copy has not made itself.
+        They change or reboot the guest, or are about its boot, which a copy has not made itself.
         """
         return frozenset(
             self.plan.control_of[p.node]
             for p in self.probes
-            if "guest" in p.check.needs or self.plan.is_falsified(p.node, RESTORED)
+            if _disturbance(p.check) or self.plan.is_falsified(p.node, RESTORED)
         )
+
+    @property
+    def rebooting(self) -> frozenset[str]:
+        """Return the controls that look at the guest before and after its reboot."""
+        return frozenset(self.plan.control_of[p.node] for p in self.probes if _disturbance(p.check) == 1)
 
     def _refused(self, mutant: Mutant) -> None:
         if mutant.stage is Stage.HARNESS:
@@ -335,6 +344,8 @@ class Bench:
         """Return the verdicts on a copy that nobody has changed, made in the same way; each is judged once."""
         whole = self._kept_verdicts(way, first, None)
         apart = self.apart & {*also}
+        if apart & self.rebooting:
+            apart |= self.rebooting  # one reboot answers all of them
         return {**whole, **self._kept_verdicts(way, first, apart)} if apart else whole
 
     def _kept_verdicts(self, way: Way, first: str, only: frozenset[str] | None) -> Verdicts:
@@ -395,6 +406,11 @@ def compared(
     if unexpected:
         result = Result.FALSE_ALARM
     return Tried(id=mutant.id, image=image, result=result, killed_by=killed_by, unexpected=unexpected, error=error)
+
+
+def _disturbance(check: Rehearsal) -> int:
+    """Return 0 for a check that only looks, 1 for one that wants a reboot, 2 for one that may do anything."""
+    return 2 if "guest" in check.needs else int("rebooted" in check.needs)
 
 
 def _both(first: Tried, again: Tried) -> Tried:

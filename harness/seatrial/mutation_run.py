@@ -90,7 +90,8 @@ class _Planned:
     def _boot(self, items: Sequence[pytest.Item]) -> None:
         assert self.judging is not None
         assert self.judging.plan is not None
-        probes = [Probe(item.nodeid, check) for item in items if (check := callable_check(item, {"guest"})) is not None]
+        given = {"guest", "rebooted"}
+        probes = [Probe(item.nodeid, check) for item in items if (check := callable_check(item, given)) is not None]
         candidate = self.judging.candidate
         with (
             self.judging.shown() as progress,

@@ -21,6 +21,7 @@ from seatrial.policy.controls import Control, parse_controls
 from seatrial.policy.flavours import Budgets
 from seatrial.policy.judge import Outcome, judge
 from seatrial.policy.writes import PROBE as WRITTEN_FROM_OUTSIDE
+from seatrial.rebooted import Rebooted
 from seatrial.suites import read_flavour
 
 FACTS = Path(__file__).resolve().parents[2] / "fixtures" / "facts"
@@ -34,7 +35,10 @@ def recorded(name: str) -> str:
 
 @dataclass
 class Guest:
-    """Answers by question; tries and their outcome by title; what the run knows of the boot."""
+    """Answers by question; tries and their outcome by title; what the run knows of the boot.
+
+    ``later`` holds the answers that are others after a reboot.
+    """
 
     answers: dict[str, str]
     tries: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -42,6 +46,8 @@ class Guest:
     flavour: str = "debian-immutable"
     budgets: Budgets | None = None
     power_off: Callable[[], float] = lambda: 6.0
+    later: dict[str, str] = field(default_factory=dict)
+    new_host_key: str = ""
 
     def run(self, command: str, *, timeout_s: float | None = None) -> tuple[int, bytes, bytes]:
         """Answer as the guest's shell would; a question that was never recorded is a fault of the test."""
@@ -115,6 +121,11 @@ class Bench:
             "host": Host(guest),
             "guest": SimpleNamespace(facts=Facts(guest), boot_facts=SimpleNamespace(**boot), power_off=guest.power_off),
             "boot": SimpleNamespace(**boot, findings=scanner.findings.all),
+            "rebooted": Rebooted(
+                before=Facts(guest),
+                after=Facts(Guest({**guest.answers, **guest.later})),
+                new_host_key=guest.new_host_key,
+            ),
         }
         function = self.checks[control]
         try:
