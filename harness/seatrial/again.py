@@ -15,14 +15,18 @@ from seatrial.offline import booted_from
 from seatrial.plan import Ended
 from seatrial.policy.flavours import Flavour
 from seatrial.policy.judge import Outcome, Verdict, judge
+from seatrial.rebooted import Rebooted
 from seatrial.rehearsal import Rehearsal
 from seatrial.session import Session
 
 __all__ = ["broken_into", "called", "repeated"]
 
 
-def called(check: Rehearsal, session: Session, flavour: Flavour) -> Ended:
-    """Call ``check`` with the guest of ``session`` and return how it ended."""
+def called(check: Rehearsal, session: Session, flavour: Flavour, *, rebooted: Rebooted | None = None) -> Ended:
+    """Call ``check`` with the guest of ``session`` and return how it ended.
+
+    :param rebooted: what that guest answered before and after a reboot, for a check that asks for it.
+    """
     observing = Check()
     offered = {
         "facts": session.facts,
@@ -33,6 +37,7 @@ def called(check: Rehearsal, session: Session, flavour: Flavour) -> Ended:
         "row": check.row,
         "guest": session,
         "booted_from": functools.partial(booted_from, session),
+        "rebooted": rebooted,
     }
     began, error, said = monotonic_s(), None, None
     try:

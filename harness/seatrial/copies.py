@@ -17,6 +17,7 @@ from seatrial.offline import booted_from as booted
 
 if TYPE_CHECKING:
     from seatrial.guest.facts import Facts
+    from seatrial.rebooted import Rebooted
     from seatrial.restore import Session
 
 __all__ = ["MARKER", "copy_fixtures", "needs_copies", "needs_spare_port", "redirect", "uses_copies"]
@@ -24,17 +25,27 @@ __all__ = ["MARKER", "copy_fixtures", "needs_copies", "needs_spare_port", "redir
 MARKER = "changes_guest"
 # What a check gets of its own when it changes the guest, and the fixture that gives it.
 _OWN = {"host": "_seatrial_own_host", "facts": "_seatrial_own_facts"}
-_ASKED = frozenset({"restored", "guest", "booted_from"})
+_ASKED = frozenset({"restored", "guest", "booted_from", "rebooted"})
 Started = contextlib.AbstractContextManager["Session"]
 
 
-def copy_fixtures(ready: Callable[[], Session], own: Callable[[pytest.Item], Started]) -> types.ModuleType:
+def copy_fixtures(
+    ready: Callable[[], Session],
+    own: Callable[[pytest.Item], Started],
+    reboot: Callable[[Sequence[pytest.Item]], Rebooted],
+) -> types.ModuleType:
     """Return the fixtures, as a module to register.
 
     :param ready: gives the guest that all checks share.
     :param own: gives a check a guest of its own: a copy, or a cold boot where a copy would falsify the answer.
+    :param reboot: reboots a copy, and asks it what those of the items ask that look at a reboot.
     """
+    holder = types.ModuleType("seatrial_copies")
+    holder.__dict__.update(_of_one_check(own), **_of_the_session(ready, reboot))
+    return holder
 
+
+def _of_one_check(own: Callable[[pytest.Item], Started]) -> dict[str, Any]:
     @pytest.fixture
     def guest(request: pytest.FixtureRequest) -> Iterator[Session]:
         """The check's own guest; it can also be restarted: ``reboot()``, ``power_cut()``, ``soft_reboot()``."""
@@ -42,11 +53,6 @@ def copy_fixtures(ready: Callable[[], Session], own: Callable[[pytest.Item], Sta
             pytest.fail(f"fixture 'guest' is for checks marked {MARKER!r}: @pytest.mark.{MARKER}", pytrace=False)
         with own(request.node) as session:
             yield session
-
-    @pytest.fixture(scope="session")
-    def restored() -> Callable[[], Started]:
-        """Call it for an isolated copy of the ready guest: ``with restored() as copy: copy.host...``."""
-        return lambda: ready().restored()
 
     @pytest.fixture
     def _seatrial_own_host(guest: Session) -> Any:
@@ -56,6 +62,17 @@ def copy_fixtures(ready: Callable[[], Session], own: Callable[[pytest.Item], Sta
     def _seatrial_own_facts(guest: Session) -> Facts:
         return guest.facts
 
+    return {"guest": guest, "_seatrial_own_host": _seatrial_own_host, "_seatrial_own_facts": _seatrial_own_facts}
+
+
+def _of_the_session(
+    ready: Callable[[], Session], reboot: Callable[[Sequence[pytest.Item]], Rebooted]
+) -> dict[str, Any]:
+    @pytest.fixture(scope="session")
+    def restored() -> Callable[[], Started]:
+        """Call it for an isolated copy of the ready guest: ``with restored() as copy: copy.host...``."""
+        return lambda: ready().restored()
+
     @pytest.fixture(scope="session")
     def cold_boots() -> Iterator[tuple[Facts, Facts]]:
         """Facts of two cold boots of the image: the shared guest's, and one more, booted when first asked for."""
@@ -63,16 +80,20 @@ def copy_fixtures(ready: Callable[[], Session], own: Callable[[pytest.Item], Sta
         with first.cold_boot() as second:
             yield first.facts, second.facts
 
-    holder = types.ModuleType("seatrial_copies")
-    holder.__dict__.update(
-        guest=guest,
-        restored=restored,
-        cold_boots=cold_boots,
-        booted_from=_from_changed_disks(ready),
-        _seatrial_own_host=_seatrial_own_host,
-        _seatrial_own_facts=_seatrial_own_facts,
-    )
-    return holder
+    @pytest.fixture(scope="session")
+    def rebooted(request: pytest.FixtureRequest) -> Rebooted:
+        """Facts before and after one reboot of one copy of the ready guest, made when first asked for.
+
+        Of a copy that does not come back every check that asks hears, and nobody waits for it again.
+        """
+        return reboot(request.session.items)
+
+    return {
+        "restored": restored,
+        "cold_boots": cold_boots,
+        "rebooted": rebooted,
+        "booted_from": _from_changed_disks(ready),
+    }
 
 
 def _from_changed_disks(ready: Callable[[], Session]) -> Callable[..., object]:

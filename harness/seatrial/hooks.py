@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from seatrial.plan import Collected, Plan
     from seatrial.policy.judge import Verdict
     from seatrial.progress import Progress
+    from seatrial.rebooted import Rebooted
     from seatrial.rehearsal import Rehearsal
     from seatrial.session import Candidate, Session
 
@@ -187,6 +188,16 @@ class Gate(Judging):
         assert self.plan is not None
         ready = guest_of(self.config)
         return ready.cold_boot() if self.plan.is_falsified(item.nodeid, RESTORED) else ready.restored()
+
+    def rebooted(self, items: Sequence[pytest.Item]) -> Rebooted:
+        """Reboot a copy of the ready guest once for all of ``items`` that look at a reboot."""
+        from seatrial.rebooted import reboot_once
+
+        known = (callable_check(item, {"rebooted"}) for item in items)
+        checks = [check for check in known if check is not None and "rebooted" in check.needs]
+        ready = guest_of(self.config)
+        with ready.restored() as copy:
+            return reboot_once(copy, checks, flavour=self.candidate.flavour, boot=ready.boot_facts)
 
     def _failed(self, exc: BaseException) -> None:
         from seatrial.errors import SeatrialError

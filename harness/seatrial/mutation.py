@@ -31,6 +31,7 @@ from seatrial.offline import changed_disk
 from seatrial.plan import Plan
 from seatrial.policy.flavours import Flavour
 from seatrial.policy.judge import Outcome, Verdict
+from seatrial.rebooted import Rebooted, reboot_once
 from seatrial.rehearsal import Rehearsal, collect
 from seatrial.restore import RESTORED, Origin
 from seatrial.session import Session
@@ -39,7 +40,7 @@ from seatrial.workshop import PLACE as MOUNTED_AT
 __all__ = ["OF_ITS_OWN", "Bench", "Probe", "Result", "Tried", "outcome_of"]
 
 # What a check asks for that changes the guest, or takes a boot: it is judged only where a mutant names its control.
-OF_ITS_OWN: Final = frozenset({"guest", "booted_from"})
+OF_ITS_OWN: Final = frozenset({"guest", "booted_from", "rebooted"})
 _PLACE: Final = "/run/seatrial-mutant"
 _CHANGE_S: Final = 300.0
 _SHOWN: Final = 400
@@ -229,13 +230,16 @@ class Bench:
         wanted = {*also} | {n for n in self.known if n not in apart and (asked is None or n in asked)}
         probes = [p for p in self.probes if control_of[p.node] in wanted]
         # A check that changes the guest comes last: the others shall not see what it did.
-        probes.sort(key=lambda probe: bool(OF_ITS_OWN & probe.check.needs))
-        quiet = [p.check for p in probes if not OF_ITS_OWN & p.check.needs]
+        probes.sort(key=lambda probe: _disturbance(probe.check))
+        quiet, rebooting = ([p.check for p in probes if _disturbance(p.check) == degree] for degree in (0, 1))
         collect(session.facts, quiet, flavour=self.flavour, boot=session.boot_facts)
         found: dict[str, Verdict] = {}
+        rebooted: Rebooted | None = None
         for probe in probes:
             session.guard()
-            ended = called(probe.check, session, self.flavour)
+            if rebooted is None and _disturbance(probe.check) == 1:
+                rebooted = reboot_once(session, rebooting, flavour=self.flavour, boot=session.boot_facts)
+            ended = called(probe.check, session, self.flavour, rebooted=rebooted)
             found[control_of[probe.node]] = self.plan.verdict(probe.node, ended)
         return found
 
@@ -248,13 +252,18 @@ class Bench:
     def apart(self) -> frozenset[str]:
         """Return the controls that are judged only where a mutant names them.
 
-        They change the guest, boot another, or are about its boot, which a copy has not made itself.
+        They change or reboot the guest, boot another, or are about its boot, which a copy has not made itself.
         """
         return frozenset(
             self.plan.control_of[p.node]
             for p in self.probes
-            if OF_ITS_OWN & p.check.needs or self.plan.is_falsified(p.node, RESTORED)
+            if _disturbance(p.check) or self.plan.is_falsified(p.node, RESTORED)
         )
+
+    @property
+    def rebooting(self) -> frozenset[str]:
+        """Return the controls that look at the guest before and after its reboot."""
+        return frozenset(self.plan.control_of[p.node] for p in self.probes if _disturbance(p.check) == 1)
 
     def _refused(self, mutant: Mutant) -> None:
         if mutant.stage is Stage.HARNESS:
@@ -351,6 +360,8 @@ class Bench:
         """Return the verdicts on a copy that nobody has changed, made in the same way; each is judged once."""
         whole = self._kept_verdicts(way, first, None)
         apart = self.apart & {*also}
+        if apart & self.rebooting:
+            apart |= self.rebooting  # one reboot answers all of them
         return {**whole, **self._kept_verdicts(way, first, apart)} if apart else whole
 
     def _kept_verdicts(self, way: Way, first: str, only: frozenset[str] | None) -> Verdicts:
@@ -411,6 +422,12 @@ def compared(
     if unexpected:
         result = Result.FALSE_ALARM
     return Tried(id=mutant.id, image=image, result=result, killed_by=killed_by, unexpected=unexpected, error=error)
+
+
+def _disturbance(check: Rehearsal) -> int:
+    """Return 0 for a check that only looks, 1 for one that wants a reboot, 2 for one that may do anything."""
+    asked = OF_ITS_OWN & check.needs
+    return 2 if asked - {"rebooted"} else int(bool(asked))
 
 
 def _both(first: Tried, again: Tried) -> Tried:

@@ -66,7 +66,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
         gate = config.stash[GATE]
         config.pluginmanager.register(gate, "seatrial-gate")
-        config.pluginmanager.register(copy_fixtures(lambda: guest_of(config), gate.own_guest), "seatrial-copies")
+        copies = copy_fixtures(lambda: guest_of(config), gate.own_guest, gate.rebooted)
+        config.pluginmanager.register(copies, "seatrial-copies")
         config.pluginmanager.register(_guest_fixtures(), "seatrial-guest")
 
 

@@ -7,19 +7,23 @@ observed on the way counts for nothing: it is judged in its own run, which finds
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from seatrial.check import Check
 from seatrial.guest.facts import Answer, Facts
 
-__all__ = ["NEEDS", "Collection", "Rehearsal", "collect"]
+__all__ = ["NEEDS", "Collection", "Offer", "Rehearsal", "collect", "not_yet"]
 
 # What a check may ask for and still be called without a guest.
 NEEDS: Final = frozenset({"facts", "check", "flavour", "boot", "host", "row"})
 # The longest chain of questions that follow from each other has five; more is a check that asks without end.
 _MOST_ROUNDS: Final = 12
+
+
+# Where a check finds facts: what of its needs they stand for, made of the facts that note what is lacking.
+Offer = Callable[[Facts], Mapping[str, object]]
 
 
 class Unanswered(BaseException):
@@ -73,16 +77,29 @@ class Collection:
     round_trips: int
 
 
-def collect(facts: Facts, checks: Sequence[Rehearsal], *, flavour: object, boot: object) -> Collection:
+def not_yet() -> Facts:
+    """Return facts of a guest that is not there yet: whoever asks for one waits for another rehearsal."""
+    return Facts(_NoGuest())
+
+
+def _as_facts(facts: Facts) -> Mapping[str, object]:
+    return {"facts": facts}
+
+
+def collect(
+    facts: Facts, checks: Sequence[Rehearsal], *, flavour: object, boot: object, offer: Offer = _as_facts
+) -> Collection:
     """Ask the guest everything that ``checks`` ask for, in as many round trips as questions follow from each other.
 
+    :param offer: as what the checks get ``facts``.
     :raises SessionLost: the connection broke.
     """
     before, trips = len(facts.answers), facts.round_trips
-    todo = [check for check in checks if "facts" in check.needs]
+    todo = [check for check in checks if check.needs & offer(facts).keys()]
     for _round in range(_MOST_ROUNDS):
         foreseen = _Foreseen(facts.answers)
-        todo = [check for check in todo if not _ended(check, foreseen, flavour, boot)]
+        offered = {"facts": not_yet(), "flavour": flavour, "boot": boot, "host": _NoGuest(), **offer(foreseen)}
+        todo = [check for check in todo if not _ended(check, offered)]
         if not foreseen.lacking:
             break
         facts.ask_all(foreseen.lacking)
@@ -91,18 +108,11 @@ def collect(facts: Facts, checks: Sequence[Rehearsal], *, flavour: object, boot:
     return Collection(questions=len(facts.answers) - before, round_trips=facts.round_trips - trips)
 
 
-def _ended(check: Rehearsal, facts: Facts, flavour: object, boot: object) -> bool:
+def _ended(check: Rehearsal, offered: Mapping[str, object]) -> bool:
     """Return whether ``check`` came to an end without lacking an answer, whatever that end is."""
-    offered = {
-        "facts": facts,
-        "check": Check(),
-        "flavour": flavour,
-        "boot": boot,
-        "host": _NoGuest(),
-        "row": check.row,
-    }
+    given = {**offered, "check": Check(), "row": check.row}
     try:
-        check.function(**{name: offered[name] for name in check.needs})
+        check.function(**{name: given[name] for name in check.needs})
     except Unanswered:
         return False
     except (KeyboardInterrupt, SystemExit):

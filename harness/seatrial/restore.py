@@ -152,16 +152,17 @@ class Session:
             raise ObservationError("a copy of a copy was asked for", hint="ask the first guest for another one")
         return self.restorer
 
-    def reboot(self) -> None:
+    def reboot(self, *, key_may_change: bool = False) -> None:
         """Reboot the guest and wait until it is ready again; ``host``, ``facts`` and ``shell`` are new ones then.
 
         Only a guest of one's own can be restarted; this holds for :meth:`power_cut` and :meth:`soft_reboot` too.
 
+        :param key_may_change: take the SSH host key that it comes back with, whichever that is.
         :raises BootTimeout: it did not come back in time.
-        :raises SessionError: it came back with another SSH host key.
+        :raises HostKeyChanged: it came back with another SSH host key.
         :raises ObservationError: it is the guest that others look at, or refuses.
         """
-        self._restart(BOOT_ID, lambda: order(self.shell, REBOOT))
+        self._restart(BOOT_ID, lambda: order(self.shell, REBOOT), key_may_change=key_may_change)
 
     def power_cut(self) -> None:
         """Reset the machine without a word to the guest, and wait until it is ready again; see :meth:`reboot`.
@@ -205,7 +206,7 @@ class Session:
                 hint="mark the check changes_guest and use the fixture 'guest', or call restored() for a copy",
             )
 
-    def _restart(self, question: str, restart: Callable[[], object]) -> None:
+    def _restart(self, question: str, restart: Callable[[], object], *, key_may_change: bool = False) -> None:
         self._refuse_shared()
         assert self.way is not None
         before = told(self.shell, question)
@@ -213,8 +214,16 @@ class Session:
             restart()
             self.restarts += 1
             self.held.close()
-            back = came_back(self.guest.address, self.way, question, before, guard=self.boot.guard)
-            self.guest = self.held.enter_context(back)
+            self.guest = self.held.enter_context(
+                came_back(
+                    self.guest.address,
+                    self.way,
+                    question,
+                    before,
+                    guard=self.boot.guard,
+                    key_may_change=key_may_change,
+                )
+            )
         fresh = new_session(self.guest, self.boot)
         self.host, self.facts = fresh.host, fresh.facts
 

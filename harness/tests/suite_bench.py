@@ -22,6 +22,7 @@ from seatrial.policy.controls import Control, parse_controls
 from seatrial.policy.flavours import Budgets
 from seatrial.policy.judge import Outcome, judge
 from seatrial.policy.writes import PROBE as WRITTEN_FROM_OUTSIDE
+from seatrial.rebooted import Rebooted
 from seatrial.suites import read_flavour
 
 FACTS = Path(__file__).resolve().parents[2] / "fixtures" / "facts"
@@ -35,7 +36,10 @@ def recorded(name: str) -> str:
 
 @dataclass
 class Guest:
-    """Answers by question; tries and their outcome by title; what the run knows of the boot; questions that end it."""
+    """Answers by question; tries and their outcome by title; what the run knows of the boot.
+
+    ``deadly`` holds questions that end it, ``later`` the answers that are others after a reboot.
+    """
 
     answers: dict[str, str]
     tries: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -45,6 +49,8 @@ class Guest:
     power_off: Callable[[], float] = lambda: 6.0
     deadly: dict[str, Exception] = field(default_factory=dict)
     booted_from: Callable[[str], Guest] | None = None
+    later: dict[str, str] = field(default_factory=dict)
+    new_host_key: str = ""
 
     def run(self, command: str, *, timeout_s: float | None = None) -> tuple[int, bytes, bytes]:
         """Answer as the guest's shell would; a question that was never recorded is a fault of the test."""
@@ -128,6 +134,11 @@ class Bench:
             ),
             "booted_from": lambda change: _booted_from(guest, change),
             "boot": SimpleNamespace(**boot, findings=scanner.findings.all),
+            "rebooted": Rebooted(
+                before=Facts(guest),
+                after=Facts(Guest({**guest.answers, **guest.later})),
+                new_host_key=guest.new_host_key,
+            ),
         }
         function = self.checks[control]
         try:

@@ -30,6 +30,7 @@ FLOORS = (
         "lynis",
         "interactive",
         "rehearsal",
+        "rebooted",
         "again",
         "breakin",
         "handover",

@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from seatrial.errors import ConfigError, ObservationError
-from seatrial.evidence.journal import KERNEL_TROUBLE, OOM, Entry, parse_journal, troubles, unexpected
+from seatrial.evidence.journal import (
+    KERNEL_TROUBLE,
+    OOM,
+    UNCLEAN,
+    Entry,
+    failed_unmounts,
+    parse_journal,
+    troubles,
+    unexpected,
+    way_down,
+)
 from suite_bench import recorded
 
 
@@ -45,7 +55,7 @@ def test_faulty_pattern_of_a_policy_is_named() -> None:
 
 
 def test_good_kernel_log_has_no_trouble() -> None:
-    assert troubles(recorded("boot/kernel").split("\n"), (*KERNEL_TROUBLE, *OOM)) == []
+    assert troubles(recorded("boot/kernel").split("\n"), (*KERNEL_TROUBLE, *OOM, *UNCLEAN)) == []
 
 
 @pytest.mark.parametrize(
@@ -63,6 +73,61 @@ def test_good_kernel_log_has_no_trouble() -> None:
 )
 def test_trouble_is_told_from_noise(line: str) -> None:
     assert len(troubles([line], KERNEL_TROUBLE)) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "EXT4-fs (vda2): recovery complete",
+        "EXT4-fs (vda2): INFO: recovery required on readonly filesystem",
+        "/dev/vda2: recovering journal",
+        "XFS (vda2): Starting recovery (logdev: internal)",
+        "BTRFS info (device vda2): start tree-log replay",
+        "root was not cleanly unmounted, check forced.",
+        "FAT-fs (vda1): Volume was not properly unmounted. Some data may be corrupt. Please run fsck.",
+        "0x41: Dirty bit is set. Fs was not properly unmounted and some data may be corrupt.",
+        "root: ***** FILE SYSTEM WAS MODIFIED *****",
+        "File /var/log/journal/0/system.journal corrupted or uncleanly shut down, renaming and replacing.",
+    ],
+)
+def test_what_an_unclean_end_leaves_is_known(line: str) -> None:
+    assert len(troubles([line], UNCLEAN)) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "root: clean, 13094/131072 files, 155633/524288 blocks",
+        "XFS (vda2): Ending clean mount",
+        "EXT4-fs (vda2): mounted filesystem 6e4a8eb5 ro with ordered data mode. Quota mode: none.",
+        "md0: recovery of RAID array md0",
+        "jbd2/vda2-8 started",
+    ],
+)
+def test_what_a_clean_end_leaves_is_no_trouble(line: str) -> None:
+    assert troubles([line], UNCLEAN) == []
+
+
+def test_mounts_that_stayed_are_told_by_their_paths() -> None:
+    lines = [
+        "Unmounted tmp.mount - Temporary Directory /tmp.",
+        "Failed unmounting home.mount - /home.",
+        "Failed unmounting var-lib-a\\x2db.mount - Some thing.",
+        "Failed unmounting -.mount - Root Mount.",
+        "Failed unmounting /srv.",
+    ]
+    assert failed_unmounts(lines) == ["/home", "/var/lib/a-b", "/"]
+
+
+def test_the_end_of_a_boot_is_asked_for_by_its_id() -> None:
+    assert "-b 0123456789abcdef0123456789abcdef " in way_down("01234567-89ab-cdef-0123-456789abcdef")
+
+
+@given(st.text())
+def test_any_answer_is_a_boot_id_or_refused(text: str) -> None:
+    with contextlib.suppress(ObservationError):
+        assert set(way_down(text).split()[2]) <= set("0123456789abcdef")
+    assert all(path.startswith("/") for path in failed_unmounts([text, f"Failed unmounting {text}.mount - x."]))
 
 
 @given(st.text())

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from seatrial.errors import ObservationError
-from seatrial.evidence.systemd import boot_phases, parse_jobs, parse_services, parse_show
+from seatrial.evidence.systemd import Phases, boot_phases, parse_jobs, parse_services, parse_show, slower_by_s
 from suite_bench import recorded
 
 
@@ -36,6 +36,28 @@ def test_firmware_and_loader_count_backwards_from_the_kernel() -> None:
 def test_phases_make_up_the_total() -> None:
     phases = boot_phases(stamps(9_000_000, 4_000_000, 2_000_000, 5_000_000, 11_000_000))
     assert sum(phases.measured().values()) == pytest.approx(phases.total_s)
+
+
+def boot_of(kernel: float, initrd: float, userspace: float) -> Phases:
+    return Phases(
+        firmware_s=9.0, loader_s=3.0, kernel_s=kernel, initrd_s=initrd, userspace_s=userspace, total_s=12 + kernel
+    )
+
+
+@pytest.mark.parametrize(
+    ("second", "slower"),
+    [
+        (boot_of(5, 10, 30), 0),
+        (boot_of(5, 10, 40), 10),
+        (boot_of(4, 10, 30), -1),  # a faster kernel makes nobody expect a faster rest
+        (boot_of(10, 20, 60), 0),  # the host was half as fast
+        (boot_of(10, 20, 100), 40),
+        (boot_of(100, 10, 30), -40),  # no host is that slow, but the first boot times four is not reached either
+        (boot_of(400, 10, 30), 260),
+    ],
+)
+def test_second_boot_is_slower_by_what_the_host_does_not_explain(second: Phases, slower: float) -> None:
+    assert slower_by_s(boot_of(5, 10, 30), second) == pytest.approx(slower)
 
 
 def test_boot_that_is_not_finished_has_no_phases() -> None:

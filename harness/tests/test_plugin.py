@@ -6,7 +6,7 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,11 +17,22 @@ import seatrial.copies
 import seatrial.gate
 import seatrial.plugin
 import seatrial.writes
-from seatrial.errors import BootFatal, ConfigError, HostError, KernelPanic, ObservationError, SessionLost
+from seatrial.errors import (
+    BootFatal,
+    BootTimeout,
+    ConfigError,
+    HostError,
+    KernelPanic,
+    ObservationError,
+    SeatrialError,
+    SessionError,
+    SessionLost,
+)
 from seatrial.evidence.disk.partitions import Region
 from seatrial.evidence.disk.writes import Change
 from seatrial.guest.backend import new_host
 from seatrial.guest.facts import Facts
+from seatrial.guest.shell import MOST_OUTPUT
 from seatrial.guest.ssh import RunKey
 from seatrial.machine.boot import Launch
 from seatrial.restore import Restores
@@ -180,6 +191,12 @@ class LocalShell:
         done = subprocess.run(["sh", "-c", command], capture_output=True, check=False)
         return done.returncode, done.stdout, done.stderr
 
+    def run_all(
+        self, commands: Sequence[str], *, most_output: int = MOST_OUTPUT, timeout_s: float | None = None
+    ) -> Iterator[tuple[int, bytes, bytes] | SessionError]:
+        for command in commands:
+            yield self.run(command)
+
 
 class FakeBoot:
     """A boot whose kernel panics once a file of that name is in the working folder."""
@@ -223,7 +240,13 @@ def fake_session(name: str, **more: Any) -> Session:
     shell: Any = LocalShell(name)
     connection = SimpleNamespace(is_alive=True)
     guest: Any = SimpleNamespace(
-        shell=shell, banner_s=1.0, login_s=2.0, ready_s=3.0, state="running", connection=connection
+        shell=shell,
+        banner_s=1.0,
+        login_s=2.0,
+        ready_s=3.0,
+        state="running",
+        connection=connection,
+        address=SimpleNamespace(host_key=("ssh-ed25519", b"key")),
     )
     boot: Any = FakeBoot()
     return Session(host=new_host(shell, "fake"), facts=Facts(shell), guest=guest, boot=boot, **more)
@@ -579,6 +602,57 @@ def test_a_boot_from_a_changed_disk_is_offered_and_is_on_record(
     told = str(record["differences"])
     assert "an empty PCI Express port" in told
     assert "made to be copied" in told
+
+
+REBOOTED = """
+import pytest
+
+@pytest.mark.control("first-control")
+def test_first(check, rebooted):
+    check.equal((rebooted.before.text("who"), rebooted.after.text("who")), ("copy-1", "copy-1 again"), what="guests")
+
+@pytest.mark.probe("invented")
+def test_second(row, check, rebooted):
+    check.equal((rebooted.before.text("echo 1"), rebooted.after.text("echo 2")), ("1\\n", "2\\n"), what="answers")
+"""
+
+
+def rebooting(monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> list[str]:
+    """Let a fake guest reboot, or fail to; return the names of those that did."""
+    names: list[str] = []
+
+    def reboot(session: Session, *, key_may_change: bool = False) -> None:
+        shell: Any = session.guest.shell
+        names.append(shell.name)
+        if error is not None:
+            raise error
+        again: Any = LocalShell(f"{shell.name} again")
+        session.facts = Facts(again)
+
+    monkeypatch.setattr(Session, "reboot", reboot)
+    return names
+
+
+def test_one_reboot_of_one_copy_answers_all_checks_that_look_at_one(
+    judged: Judged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = rebooting(monkeypatch)
+    result, record = judged(REBOOTED)
+    assert (result.ret, names) == (0, ["copy-1"])
+    assert record["restores"]["seconds"] == [0.5]
+    assert "made to be copied" in str(record["differences"]).lower()
+
+
+@pytest.mark.parametrize("error", [BootTimeout("the guest did not come back"), SessionLost("the connection broke")])
+def test_a_copy_that_does_not_come_back_is_waited_for_once_and_is_nobody_elses_loss(
+    judged: Judged, monkeypatch: pytest.MonkeyPatch, error: SeatrialError
+) -> None:
+    names = rebooting(monkeypatch, error)
+    result, record = judged(REBOOTED)
+    assert names == ["copy-1"]
+    assert outcomes(record) == {"first-control": "error", "second-control": "error"}
+    assert {verdict["because"] for verdict in record["verdicts"]} == {f"could not tell: {error.message}"}
+    assert (result.ret, record["problem"]) == (1, None)
 
 
 def test_what_a_copy_would_falsify_is_asked_on_a_cold_boot(judged: Judged) -> None:

@@ -59,6 +59,16 @@ def test_a_guest_that_comes_back_with_another_host_key_is_refused(server: Served
         pass
 
 
+def test_where_the_host_key_may_change_the_one_of_the_next_boot_is_taken(
+    server: Served, way: WayIn, run_id: Path
+) -> None:
+    address = Address(server.port, host_key=("ssh-ed25519", b"another"))
+    back = came_back(address, way, f"cat {run_id}", "before", guard=lambda: None, key_may_change=True)
+    with back as guest:
+        assert guest.address.host_key not in (None, address.host_key)
+    assert address.host_key == ("ssh-ed25519", b"another")
+
+
 def test_a_guest_that_panics_on_its_way_is_not_waited_for(server: Served, way: WayIn, run_id: Path) -> None:
     def panicked() -> None:
         raise BootFatal("the kernel panicked")

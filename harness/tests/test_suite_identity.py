@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from seatrial.check import Check
-from seatrial.errors import HostKeyChanged, ObservationError
+from seatrial.errors import ObservationError
+from seatrial.evidence.first_boot import CONDITIONS, SIGNS, unit_conditions
+from seatrial.evidence.first_boot import MARKS as MARKS_QUESTION
 from seatrial.guest.facts import Facts
 from seatrial.policy.judge import Outcome, judge
 from suite_bench import Guest, bench
@@ -17,7 +16,8 @@ from suite_bench import Guest, bench
 SUITE = bench("identity")
 BOOTS = SUITE.modules["test_two_boots"]
 REBOOT = SUITE.modules["test_reboot"]
-TWO_BOOTS = sorted(control for control in SUITE.controls if control != "idn-survives-reboot")
+ONE_REBOOT = {"idn-survives-reboot", "imm-first-boot-once"}
+TWO_BOOTS = sorted(SUITE.controls.keys() - ONE_REBOOT)
 
 
 def answers(number: int) -> dict[str, str]:
@@ -87,43 +87,95 @@ def test_whatever_two_guests_say_equal_answers_are_never_green(control: str, tex
     assert outcome(control, dict.fromkeys(answers(1), said), dict.fromkeys(answers(1), said)) is not Outcome.PASS
 
 
-class Restarting:
-    """A guest of one's own that says something else after its restart."""
-
-    def __init__(self, before: dict[str, str], after: dict[str, str], error: Exception | None = None) -> None:
-        self.facts = Facts(Guest(before))
-        self._after, self._error = after, error
-
-    def reboot(self) -> None:
-        if self._error:
-            raise self._error
-        self.facts = Facts(Guest(self._after))
+MARKS = {
+    "/etc/machine-id": 100,
+    "/etc/ssh/ssh_host_ed25519_key": 120,
+    "/var/lib/cloud/instances/i-1/sem/config_ssh": 130,
+}
+ONCE = ("first-boot-complete.target", "keys.service")
+FILES = "".join(f"/usr/lib/systemd/system/{unit}:ConditionFirstBoot=yes\n" for unit in ONCE)
 
 
-def rebooted(after: dict[str, str], error: Exception | None = None) -> tuple[Outcome, str]:
-    check, before = Check(), {REBOOT.IDENTITY: "id\nname\n", REBOOT.HOST_KEYS: "ssh-rsa A\n"}
-    guest: Any = Restarting(before, {**before, **after}, error)
-    SUITE.checks["idn-survives-reboot"](guest=guest, check=check)
-    found = judge(check.observations)
-    return found[0], found[3]
+def marks(**changed: int | None) -> dict[str, str]:
+    """Return the answer for the marks, some of them with another time or gone, by the last part of their names."""
+    now = {path: changed.get(path.rsplit("/", 1)[-1].replace("-", "_"), when) for path, when in MARKS.items()}
+    return {MARKS_QUESTION: "".join(f"{when} {path}\n" for path, when in now.items() if when is not None)}
 
 
-def test_a_restart_that_keeps_everything_is_green() -> None:
-    assert rebooted({})[0] is Outcome.PASS
+def conditions(*results: str) -> dict[str, str]:
+    blocks = (
+        f"Id={unit}\nConditionResult={result}\nConditionTimestampMonotonic=5\n"
+        for unit, result in zip(ONCE, results, strict=True)
+    )
+    return {unit_conditions(ONCE): "\n".join(blocks)}
+
+
+HEALTHY = {
+    REBOOT.IDENTITY: "id\nname\n",
+    REBOOT.HOST_KEYS: "ssh-rsa A\n",
+    CONDITIONS: FILES,
+    SIGNS: "root=/dev/vda2 quiet\n",
+    **marks(),
+    **conditions("no", "no"),
+}
+
+
+def rebooted(
+    control: str, after: dict[str, str], *, before: dict[str, str] | None = None, new_host_key: str = ""
+) -> tuple[Outcome, str]:
+    guest = Guest({**HEALTHY, **(before or {})}, later=after, new_host_key=new_host_key)
+    return SUITE.explained(control, guest)
+
+
+@pytest.mark.parametrize("control", sorted(ONE_REBOOT))
+def test_a_restart_that_keeps_everything_is_green(control: str) -> None:
+    assert rebooted(control, {})[0] is Outcome.PASS
 
 
 @pytest.mark.parametrize("changed", [{"IDENTITY": "other\nname\n"}, {"HOST_KEYS": "ssh-rsa B\n"}, {"HOST_KEYS": ""}])
 def test_a_restart_that_changes_anything_is_red(changed: dict[str, str]) -> None:
-    assert rebooted({getattr(REBOOT, name): text for name, text in changed.items()})[0] is Outcome.FAIL
+    after = {getattr(REBOOT, name): text for name, text in changed.items()}
+    assert rebooted("idn-survives-reboot", after)[0] is Outcome.FAIL
 
 
 def test_a_host_key_that_changes_is_the_image_s_failure_and_no_error() -> None:
-    found, because = rebooted({}, HostKeyChanged("the guest's SSH host key changed"))
+    key = "the key with which the SSH server answers changed"
+    found, because = rebooted("idn-survives-reboot", {}, new_host_key=key)
     assert found is Outcome.FAIL
-    assert "host key changed" in because
+    assert key in because
+    assert rebooted("imm-first-boot-once", {}, new_host_key=key)[0] is Outcome.PASS
 
 
 def test_a_guest_without_an_identity_cannot_keep_it() -> None:
-    guest: Any = SimpleNamespace(facts=Facts(Guest({REBOOT.IDENTITY: "", REBOOT.HOST_KEYS: ""})))
-    with pytest.raises(ObservationError, match="expected machine id, host name and SSH host keys"):
-        SUITE.checks["idn-survives-reboot"](guest=guest, check=Check())
+    found, because = rebooted("idn-survives-reboot", {}, before={REBOOT.IDENTITY: "", REBOOT.HOST_KEYS: ""})
+    assert found is Outcome.ERROR
+    assert "expected machine id, host name and SSH host keys" in because
+
+
+@pytest.mark.parametrize(
+    ("after", "because"),
+    [
+        ({SIGNS: "root=/dev/vda2 flatcar.first_boot=detected\n"}, "flatcar.first_boot=detected"),
+        ({SIGNS: "quiet\n/run/systemd/first-boot\n"}, "/run/systemd/first-boot"),
+        (conditions("no", "yes"), "saw keys.service"),
+        (marks(config_ssh=999), "sem/config_ssh was made anew"),
+        (marks(config_ssh=None), "sem/config_ssh is gone"),
+        (marks(ssh_host_ed25519_key=999), "ssh_host_ed25519_key was made anew"),
+        (marks(machine_id=999), "/etc/machine-id was made anew"),
+        ({MARKS_QUESTION: marks()[MARKS_QUESTION] + "140 /var/lib/cloud/instances/i-2/sem/config_ssh\n"}, "is new"),
+    ],
+)
+def test_provisioning_that_runs_again_is_red(after: dict[str, str], because: str) -> None:
+    found, why = rebooted("imm-first-boot-once", after)
+    assert found is Outcome.FAIL
+    assert because in why
+
+
+def test_a_guest_without_any_first_boot_has_nothing_to_run_once() -> None:
+    nothing = {CONDITIONS: "", MARKS_QUESTION: ""}
+    assert rebooted("imm-first-boot-once", {}, before=nothing)[0] is Outcome.NOT_APPLICABLE
+
+
+@pytest.mark.parametrize("after", [{unit_conditions(ONCE): ""}, {MARKS_QUESTION: "sh: stat: not found\n"}])
+def test_silence_of_the_second_boot_is_no_pass(after: dict[str, str]) -> None:
+    assert rebooted("imm-first-boot-once", after)[0] is Outcome.ERROR

@@ -9,17 +9,19 @@ import pytest
 from seatrial.clock import utc_now
 from seatrial.errors import BootTimeout
 from seatrial.evidence.boot_units import UNITS
-from seatrial.evidence.journal import COREDUMPS, ERRORS, KERNEL
+from seatrial.evidence.journal import COREDUMPS, ERRORS, KERNEL, STORAGE, way_down
 from seatrial.evidence.latency import CYCLICTEST, PREEMPT
 from seatrial.evidence.systemd import JOBS, MANAGER, SERVICES, UNSETTLED
 from seatrial.policy.flavours import Budgets
 from seatrial.policy.judge import Outcome
-from suite_bench import Guest, all_of, bench, recorded
+from suite_bench import BOOT_ID, Guest, all_of, bench, recorded
 
 SUITE = bench("boot")
 HEALTH = SUITE.modules["test_health"]
 MESSAGES = SUITE.modules["test_messages"]
 SYSTEM = SUITE.modules["test_system"]
+SECOND = SUITE.modules["test_second_boot"]
+WAY_DOWN = way_down(BOOT_ID)
 WARNINGS = "journalctl -b -q --no-pager -n 3000 -o cat _PID=1 -p warning"
 RESULT = {"v1": {"datasource": "DataSourceNoCloud", "errors": []}}
 STATUS = {"v1": {"stage": None, "init": {"errors": [], "finished": 12.5, "start": 9.1}}}
@@ -46,8 +48,15 @@ def guest() -> Guest:
             SYSTEM.MACHINE_ID: recorded("boot/identity"),
             SYSTEM.CLOUD_INIT: f"{json.dumps(RESULT, indent=1)}\n{json.dumps(STATUS)}\n",
             "date +%s": f"{utc_now().timestamp():.0f}\n",
+            SECOND.BOOT_ID: f"{BOOT_ID}\n",
+            SECOND.SESSIONS: "/\n/home/seatrial\n",
+            SECOND.PERSISTENT: "/var/log/journal/7e2a/system.journal\n",
         },
         flavour="debian-general",
+        later={
+            STORAGE: recorded("boot/kernel") + "root: clean, 13094/131072 files, 155633/524288 blocks\n",
+            WAY_DOWN: "Unmounting tmp.mount - Temporary Directory /tmp...\nFailed unmounting home.mount - /home.\n",
+        },
     )
 
 
@@ -78,6 +87,20 @@ def entry(said_by: str, message: object) -> str:
 # One defect: what is broken, and the controls that see it.
 def powering_off(power_off: Callable[[], float]) -> Callable[[Guest], None]:
     return lambda g: setattr(g, "power_off", power_off)
+
+
+def later(question: str, line: str) -> Callable[[Guest], None]:
+    """Add a line to what the guest answers after its reboot."""
+    return lambda g: g.later.update({question: g.later[question] + f"{line}\n"})
+
+
+def second_boot(*, initrd: int, userspace: int, finish: int) -> Callable[[Guest], None]:
+    def seed(g: Guest) -> None:
+        other = guest()
+        times(initrd=initrd, userspace=userspace, finish=finish)(other)
+        g.later[MANAGER] = other.answers[MANAGER]
+
+    return seed
 
 
 def never_off() -> float:
@@ -157,6 +180,31 @@ DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
     "a kernel that does not preempt": (edit(PREEMPT, "voluntary", "none"), {"lat-preempt-model"}),
     "a slow way down": (powering_off(lambda: 81.0), {"bt-shutdown"}),
     "no way down": (powering_off(never_off), {"bt-shutdown"}),
+    "a second boot that waits": (second_boot(initrd=7, userspace=17, finish=120), {"bt-first-vs-second"}),
+    "a second boot that waits long on a slow host": (
+        second_boot(initrd=13, userspace=34, finish=200),
+        {"bt-first-vs-second"},
+    ),
+    "a slow second kernel": (second_boot(initrd=300, userspace=310, finish=322), {"bt-first-vs-second"}),
+    "a replayed journal": (later(STORAGE, "EXT4-fs (vda2): recovery complete"), {"bh-clean-poweroff"}),
+    "a journal that fsck replayed": (later(STORAGE, "root: recovering journal"), {"bh-clean-poweroff"}),
+    "a repair": (later(STORAGE, "root: ***** FILE SYSTEM WAS MODIFIED *****"), {"bh-clean-poweroff"}),
+    "a dirty ESP": (
+        later(STORAGE, "FAT-fs (vda1): Volume was not properly unmounted. Some data may be corrupt. Please run fsck."),
+        {"bh-clean-poweroff"},
+    ),
+    "a journal that was not closed": (
+        later(
+            STORAGE, "File /var/log/journal/7e/system.journal corrupted or uncleanly shut down, renaming and replacing."
+        ),
+        {"bh-clean-poweroff"},
+    ),
+    "a busy file system": (later(WAY_DOWN, "Failed unmounting srv.mount - /srv."), {"bh-clean-poweroff"}),
+    "a busy file system beside the session's": (
+        later(WAY_DOWN, "Failed unmounting home-seat.mount - /home/seat."),
+        {"bh-clean-poweroff"},
+    ),
+    "a journal that is lost": (lambda g: g.later.update({WAY_DOWN: ""}), {"bh-clean-poweroff"}),
     "a late login": (lambda g: g.boot.update(login_s=900.0), {"bt-ssh-ready"}),
 }
 
@@ -222,7 +270,9 @@ def test_unit_that_may_be_slow_is_not_red() -> None:
     assert SUITE.outcome("bt-unit-budget", slow) == Outcome.PASS
 
 
-@pytest.mark.parametrize("control", ["bt-total", "bt-phases", "bt-ssh-ready", "bt-shutdown", "bt-unit-budget"])
+@pytest.mark.parametrize(
+    "control", ["bt-total", "bt-phases", "bt-ssh-ready", "bt-shutdown", "bt-unit-budget", "bt-first-vs-second"]
+)
 def test_time_without_a_budget_of_its_accelerator_is_not_checked(control: str) -> None:
     strange = guest()
     strange.boot["accelerator"] = "hvf"
@@ -269,3 +319,35 @@ def test_background_work_is_not_stuck() -> None:
     busy = guest()
     busy.add(UNSETTLED, "man-db.service loaded activating start Daily man-db regeneration")
     assert SUITE.outcome("bh-no-stuck-jobs", busy) == Outcome.PASS
+
+
+def test_second_boot_on_a_slower_host_is_not_slower() -> None:
+    slow = guest()
+    second_boot(initrd=17, userspace=44, finish=75)(slow)  # all phases take two and a half times as long
+    assert SUITE.outcome("bt-first-vs-second", slow) == Outcome.PASS
+
+
+def test_second_boot_that_is_not_finished_has_no_time() -> None:
+    broken = guest()
+    broken.later[MANAGER] = broken.answers[MANAGER].replace("Monotonic=29560320", "Monotonic=0")
+    assert SUITE.outcome("bt-first-vs-second", broken) == Outcome.ERROR
+
+
+def test_journal_that_was_never_kept_is_said_not_to_have_been_looked_at() -> None:
+    volatile = guest()
+    volatile.answers[SECOND.PERSISTENT] = volatile.later[WAY_DOWN] = ""
+    assert SUITE.outcome("bh-clean-poweroff", volatile) == Outcome.PASS
+    volatile.later[STORAGE] += "root: recovering journal\n"
+    assert SUITE.outcome("bh-clean-poweroff", volatile) == Outcome.FAIL
+
+
+def test_empty_journal_of_the_second_boot_is_no_clean_one() -> None:
+    broken = guest()
+    broken.later[STORAGE] = "root: clean\n"
+    assert SUITE.outcome("bh-clean-poweroff", broken) == Outcome.ERROR
+
+
+def test_guest_that_names_no_boot_cannot_be_asked_for_its_end() -> None:
+    broken = guest()
+    broken.answers[SECOND.BOOT_ID] = "$(reboot)\n"
+    assert SUITE.outcome("bh-clean-poweroff", broken) == Outcome.ERROR

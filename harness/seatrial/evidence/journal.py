@@ -10,7 +10,21 @@ from typing import Final
 
 from seatrial.errors import ConfigError, ObservationError
 
-__all__ = ["COREDUMPS", "ERRORS", "KERNEL", "KERNEL_TROUBLE", "OOM", "Entry", "parse_journal", "troubles", "unexpected"]
+__all__ = [
+    "COREDUMPS",
+    "ERRORS",
+    "KERNEL",
+    "KERNEL_TROUBLE",
+    "OOM",
+    "STORAGE",
+    "UNCLEAN",
+    "Entry",
+    "failed_unmounts",
+    "parse_journal",
+    "troubles",
+    "unexpected",
+    "way_down",
+]
 
 _FIELDS: Final = "--output-fields=MESSAGE,PRIORITY,SYSLOG_IDENTIFIER,_SYSTEMD_UNIT,_TRANSPORT"
 # Bounded: an image that logs more than this has other troubles.
@@ -18,6 +32,12 @@ ERRORS: Final = f"journalctl -b -q --no-pager -p err -n 500 -o json {_FIELDS}"
 KERNEL: Final = "journalctl -b -q --no-pager _TRANSPORT=kernel -n 5000 -o cat"
 # MESSAGE_ID of systemd-coredump, and of systemd for a process that dumped core (sd-messages(3)).
 COREDUMPS: Final = f"journalctl -b -q --no-pager -n 100 -o json MESSAGE_ID=fc2e22bc6ee647b6b90729ab34a250b1 {_FIELDS}"
+
+# What tells how the file systems, and the journal itself, were left by the boot before.
+STORAGE: Final = (
+    "journalctl -b -q --no-pager -n 5000 -o cat "
+    "_TRANSPORT=kernel + SYSLOG_IDENTIFIER=systemd-fsck + SYSLOG_IDENTIFIER=systemd-journald"
+)
 
 KERNEL_TROUBLE: Final = (
     ("a kernel oops", r"\bOops:|\bBUG: |kernel BUG at|general protection fault|unable to handle (kernel|page fault)"),
@@ -33,6 +53,19 @@ KERNEL_TROUBLE: Final = (
 OOM: Final = (
     ("the kernel killed for memory", r"Out of memory: Killed|oom-kill:|invoked oom-killer|Memory cgroup out of memory"),
 )
+UNCLEAN: Final = (
+    (
+        "a file system's journal was replayed",
+        r"recovering journal|(EXT[234]-fs|JBD2?)\b.*recover(y complete|ing)|recovery required|XFS\b.*ing recovery"
+        r"|tree-log replay|F2FS-fs\b.*[Rr]ecover",
+    ),
+    ("a file system was not unmounted", r"not (been )?(properly|cleanly) u(n)?mounted|Dirty bit is set|unchecked fs"),
+    ("fsck repaired a file system", r"FILE SYSTEM WAS MODIFIED|UNEXPECTED INCONSISTENCY|error.* corrected"),
+    ("the journal was not closed", r"corrupted or uncleanly shut down"),
+)
+_BOOT_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+# systemd(1), the result of a job of a mount unit: its name, then its description.
+_FAILED_UNMOUNT: Final = re.compile(r"Failed unmounting (\S{1,250}\.mount)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,3 +136,24 @@ def troubles(lines: Iterable[str], table: Sequence[tuple[str, str]]) -> list[str
         if title is not None:
             found.append(f"{title}: {line.strip()[:200]}")
     return found
+
+
+def way_down(boot_id: str) -> str:
+    """Return the question for what the system manager said last in the boot ``boot_id`` (as the kernel writes it).
+
+    :raises ObservationError: it is none.
+    """
+    if _BOOT_ID.fullmatch(boot_id) is None:
+        raise ObservationError(f"the guest gave {boot_id[:200]!r} as the id of its boot")
+    return f"journalctl -b {boot_id.replace('-', '')} -q --no-pager -n 300 -o cat _PID=1"
+
+
+def failed_unmounts(lines: Iterable[str]) -> list[str]:
+    """Return the paths of the mounts that a system manager could not unmount."""
+    return [_path_of(found[1]) for line in lines if (found := _FAILED_UNMOUNT.search(line))]
+
+
+def _path_of(unit: str) -> str:
+    """Return the path that a mount unit is for (systemd.unit(5), "String escaping")."""
+    escaped = unit.removesuffix(".mount").replace("-", "/")
+    return "/" + re.sub(r"\\x([0-9a-f]{2})", lambda found: chr(int(found[1], 16)), escaped).lstrip("/")

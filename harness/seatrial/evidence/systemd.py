@@ -20,6 +20,7 @@ __all__ = [
     "parse_jobs",
     "parse_services",
     "parse_show",
+    "slower_by_s",
 ]
 
 _TIMES: Final = ("Firmware", "Loader", "InitRD", "Userspace", "Finish")
@@ -36,6 +37,8 @@ SERVICES: Final = (
 UNSETTLED: Final = (
     "systemctl list-units --all --no-legend --no-pager --plain --state=activating,deactivating,reloading,refreshing"
 )
+# A host without KVM and with three times as many busy processes as processors slowed all phases by 2.5.
+_MOST_SLOWER: Final = 4.0
 _PROPERTY: Final = re.compile(r"([A-Za-z][A-Za-z0-9]*)=(.*)")
 
 
@@ -60,6 +63,11 @@ class Phases:
     initrd_s: float | None
     userspace_s: float
     total_s: float
+
+    @property
+    def from_kernel_s(self) -> float:
+        """Return the seconds from the start of the kernel to the last job."""
+        return self.kernel_s + (self.initrd_s or 0.0) + self.userspace_s
 
     def measured(self) -> Mapping[str, float]:
         """Return the phases that were measured, by name (``kernel_s``), without the total."""
@@ -116,6 +124,16 @@ def boot_phases(manager: Mapping[str, str]) -> Phases:
         userspace_s=(finish - userspace) / 1e6,
         total_s=(max(firmware, loader) + finish) / 1e6,
     )
+
+
+def slower_by_s(first: Phases, second: Phases) -> float:
+    """Return by how many seconds the ``second`` boot was slower than the ``first``, beyond what the host explains.
+
+    Until it starts process 1 the kernel does the same work at each boot: if that took longer, the host was slower then,
+    and the rest may take longer by the same factor, within bounds.
+    """
+    host = min(max(second.kernel_s / max(first.kernel_s, 0.001), 1.0), _MOST_SLOWER)
+    return second.from_kernel_s - host * first.from_kernel_s
 
 
 def parse_jobs(text: str) -> tuple[str, ...]:

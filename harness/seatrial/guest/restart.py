@@ -64,16 +64,23 @@ def order(shell: Asker, command: str) -> None:
 
 
 @contextlib.contextmanager
-def came_back(address: Address, way: WayIn, question: str, before: str, *, guard: Guard) -> Iterator[Guest]:
+def came_back(
+    address: Address, way: WayIn, question: str, before: str, *, guard: Guard, key_may_change: bool = False
+) -> Iterator[Guest]:
     """Wait until the guest answers ``question`` differently than ``before``, and is ready; give it.
 
-    The host key must still be the one that ``address`` holds.
+    The host key must still be the one that ``address`` holds, unless it may change: then it is the one that the guest
+    shows first when it is back.
 
     :raises BootTimeout: it did not come back in time.
-    :raises SessionError: it came back with another host key.
+    :raises HostKeyChanged: it came back with another host key.
     """
     deadline = Deadline(way.patience.boot_s)
-    while not _is_another(address, way, question, before, guard, deadline):
+    while True:
+        # Its old server may answer once more on its way down: where the key may change, each look is a first one.
+        looked_at = replace(address, host_key=None) if key_may_change else address
+        if _is_another(looked_at, way, question, before, guard, deadline):
+            break
         if deadline.is_over:
             raise BootTimeout(
                 f"the guest did not come back within {deadline.total_s:.0f} s of its restart: "
@@ -82,7 +89,7 @@ def came_back(address: Address, way: WayIn, question: str, before: str, *, guard
             )
         deadline.pause(_LOOK_S)
     patience = replace(way.patience, boot_s=max(_LOGIN_S, deadline.remaining_s))
-    with ready_guest(address, way.user, way.key, guard=guard, patience=patience, progress=Silent()) as guest:
+    with ready_guest(looked_at, way.user, way.key, guard=guard, patience=patience, progress=Silent()) as guest:
         yield guest
 
 
