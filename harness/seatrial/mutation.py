@@ -15,8 +15,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from fnmatch import fnmatchcase
-from types import MappingProxyType
 from typing import Final, Protocol
 
 from seatrial.again import called
@@ -27,17 +25,18 @@ from seatrial.machine.disk import nameless_duplicate
 from seatrial.mutants_file import Mutant, Stage
 from seatrial.mutation_files import mutant_files
 from seatrial.mutation_groups import Asked, shared_out, slow_ones, suspects
+from seatrial.mutation_results import Result, Tried, Verdicts, compared, fits, tried_twice
 from seatrial.offline import changed_disk
 from seatrial.plan import Plan
 from seatrial.policy.flavours import Flavour
-from seatrial.policy.judge import Outcome, Verdict
+from seatrial.policy.judge import Verdict
 from seatrial.rebooted import Rebooted, reboot_once
 from seatrial.rehearsal import Rehearsal, collect
 from seatrial.restore import RESTORED, Origin
 from seatrial.session import Session
 from seatrial.workshop import PLACE as MOUNTED_AT
 
-__all__ = ["OF_ITS_OWN", "Bench", "Probe", "Result", "Tried", "outcome_of"]
+__all__ = ["OF_ITS_OWN", "Bench", "Probe"]
 
 # What a check asks for that changes the guest, or takes a boot: it is judged only where a mutant names its control.
 OF_ITS_OWN: Final = frozenset({"guest", "booted_from", "rebooted"})
@@ -58,15 +57,6 @@ _NO_ACCOUNT: Final = "the account of '$U' could not be made"
 _OWN_DISK: Final = """$(lsblk -dnpo NAME,TYPE | awk '$2 == "disk" { print $1; exit }')"""
 # What starts the kernel keeps its words in one of these (GRUB; the Boot Loader Specification).
 _LOADERS: Final = "/boot/grub/grub.cfg /boot/grub2/grub.cfg /boot/loader/entries/*.conf /efi/loader/entries/*.conf"
-
-
-class Result(StrEnum):
-    """What became of a mutant."""
-
-    KILLED = "killed"
-    SURVIVED = "survived"
-    FALSE_ALARM = "false alarm"
-    NOT_APPLICABLE = "not-applicable"
 
 
 class Way(StrEnum):
@@ -95,27 +85,12 @@ class Probe:
     check: Rehearsal
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tried:
-    """One mutant's result. ``unexpected`` names controls that changed but should not, with what they became."""
-
-    id: str
-    image: str
-    result: Result
-    killed_by: tuple[str, ...] = ()
-    unexpected: tuple[str, ...] = ()
-    error: str = ""
-    seconds: float = 0.0
-
-
 class Inapplicable(Exception):
     """The change itself could not be made; the reason is the message."""
 
 
-Verdicts = Mapping[str, Verdict]
 # How a copy was made, what was done to it first, and the only controls that were judged (None: all that can be).
 _Key = tuple[Way, str, frozenset[str] | None]
-NO_FOLLOWERS: Final[Mapping[str, Sequence[str]]] = MappingProxyType({})
 
 
 class BootAgain(Protocol):
@@ -186,7 +161,7 @@ class Bench:
         )
         again |= dict.fromkeys(slow)
         return [
-            _both(tried, self.tried(mutant, asked=again[mutant.id])) if mutant.id in again else tried
+            tried_twice(tried, self.tried(mutant, asked=again[mutant.id])) if mutant.id in again else tried
             for mutant, (tried, _was_made) in zip(mutants, alone, strict=True)
         ]
 
@@ -201,7 +176,7 @@ class Bench:
         except (SeatrialError, Inapplicable):
             return None
         changed = (n for n in after if n not in named and after[n].outcome is not before[n].outcome)
-        return frozenset(n for n in changed if not any(_fits(name, self.follows.get(n, ())) for name in named))
+        return frozenset(n for n in changed if not any(fits(name, self.follows.get(n, ())) for name in named))
 
     def _tried(self, mutant: Mutant, asked: Asked) -> tuple[Tried, bool]:
         """Return what became of ``mutant``, and whether its change was made and the guest still answers."""
@@ -390,79 +365,10 @@ def _words(change: str) -> tuple[list[str], list[str]]:
     return (rest if verb == "add" else [verb, *rest]), []
 
 
-def compared(
-    mutant: Mutant,
-    before: Verdicts,
-    after: Verdicts,
-    *,
-    image: str,
-    follows: Mapping[str, Sequence[str]] = NO_FOLLOWERS,
-) -> Tried:
-    """Return what ``mutant`` came to: a control is red when it stands against a release and did not before.
-
-    :param follows: by control, globs for others that it goes red with; see :class:`seatrial.policy.controls.Control`.
-    """
-    red = tuple(name for name, verdict in after.items() if verdict.rejects and not before[name].rejects)
-    killed_by = tuple(name for name in red if name in mutant.caught_by)
-    # A control that passes no more, for whatever reason, has changed as well.
-    changed = [n for n in after if after[n].outcome is not before[n].outcome and n not in mutant.caught_by]
-    if mutant.is_benign:
-        changed = [n for n in changed if _fits(n, mutant.stays_green)]
-    changed = [n for n in changed if not any(_fits(name, follows.get(n, ())) for name in mutant.caught_by)]
-    unexpected = tuple(f"{name}: {after[name].outcome}: {after[name].because[:_SHOWN]}" for name in changed)
-    error = ""
-    if killed_by or mutant.is_benign:
-        result = Result.KILLED if killed_by else Result.SURVIVED
-    elif not any(n in before for n in mutant.caught_by):
-        result, error = Result.SURVIVED, f"no suite that was judged has a control for it: {', '.join(mutant.caught_by)}"
-    elif all(before[n].outcome is Outcome.NOT_APPLICABLE for n in mutant.caught_by if n in before):
-        result, error = Result.NOT_APPLICABLE, _why_not(mutant, before)
-    else:
-        result, error = Result.SURVIVED, _why_not(mutant, after)
-    if unexpected:
-        result = Result.FALSE_ALARM
-    return Tried(id=mutant.id, image=image, result=result, killed_by=killed_by, unexpected=unexpected, error=error)
-
-
 def _disturbance(check: Rehearsal) -> int:
     """Return 0 for a check that only looks, 1 for one that wants a reboot, 2 for one that may do anything."""
     asked = OF_ITS_OWN & check.needs
     return 2 if asked - {"rebooted"} else int(bool(asked))
-
-
-def _both(first: Tried, again: Tried) -> Tried:
-    """Return what a mutant came to when it was tried twice, the second time for alarms only."""
-    unexpected = tuple(dict.fromkeys([*first.unexpected, *again.unexpected]))
-    result = Result.FALSE_ALARM if unexpected else first.result
-    seconds = round(first.seconds + again.seconds, 1)
-    return replace(first, result=result, unexpected=unexpected, seconds=seconds)
-
-
-def _fits(name: str, globs: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, glob) for glob in globs)
-
-
-def outcome_of(tried: Sequence[Tried], benign: frozenset[str]) -> tuple[str, bool]:
-    """Return the last line of a run, and whether the controls have stood the test.
-
-    :param benign: ids of harmless variants; they are to survive.
-    """
-    seeded = [t for t in tried if t.id not in benign and t.result is not Result.NOT_APPLICABLE]
-    killed = sum(t.result is Result.KILLED for t in seeded)
-    alarms = sum(t.result is Result.FALSE_ALARM for t in tried)
-    left = sum(t.result is Result.NOT_APPLICABLE for t in tried)
-    harmless = sum(t.id in benign and t.result is Result.SURVIVED for t in tried)
-    share = f" ({killed / len(seeded):.1%})" if seeded else ""
-    text = (
-        f"{killed} of {len(seeded)} mutants killed{share}, {alarms} false alarms, "
-        f"{harmless} harmless variants changed nothing, {left} not applicable"
-    )
-    return text, bool(seeded or harmless) and killed == len(seeded) and not alarms
-
-
-def _why_not(mutant: Mutant, verdicts: Verdicts) -> str:
-    told = [f"{n}: {verdicts[n].outcome}: {verdicts[n].because[:_SHOWN]}" for n in mutant.caught_by if n in verdicts]
-    return "; ".join(told)
 
 
 def _change(shell: Shell, change: str, *, root: str = "/", disk: str = _OWN_DISK) -> None:

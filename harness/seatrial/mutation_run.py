@@ -18,7 +18,8 @@ from seatrial.errors import ConfigError, SeatrialError
 from seatrial.hooks import Judging, callable_check
 from seatrial.layout import data_dir
 from seatrial.mutants_file import Mutant
-from seatrial.mutation import OF_ITS_OWN, Bench, Probe, Tried, outcome_of
+from seatrial.mutation import OF_ITS_OWN, Bench, Probe
+from seatrial.mutation_results import Tried, outcome_of
 from seatrial.plugin import JUDGING, MUTANTS
 from seatrial.report.atomic import write_atomic
 from seatrial.session import booted, booted_again

@@ -43,6 +43,7 @@ FLOORS = (
         "mutation",
         "mutation_files",
         "mutation_groups",
+        "mutation_results",
         "matrix",
         "boot_budget",
         "boot_picture",

@@ -12,7 +12,8 @@ from seatrial.check import Check
 from seatrial.errors import SessionLost
 from seatrial.guest.facts import Facts
 from seatrial.mutants_file import Mutant, Stage
-from seatrial.mutation import Bench, Probe, Result
+from seatrial.mutation import Bench, Probe
+from seatrial.mutation_results import Result
 from seatrial.plan import Plan
 from seatrial.policy.controls import Control, parse_controls
 from seatrial.rehearsal import Rehearsal

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from seatrial.errors import ConfigError
 from seatrial.mutants_file import Mutant, Stage
-from seatrial.mutation import Result, Tried, compared, outcome_of
 from seatrial.mutation_files import mutant_files
+from seatrial.mutation_results import Result, Tried, compared, outcome_of
 from seatrial.mutation_run import chosen
 from seatrial.policy.judge import Outcome, Severity, Verdict, Waived
 

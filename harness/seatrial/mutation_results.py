@@ -1,0 +1,111 @@
+"""What mutants came to: killed, survived, a false alarm or not applicable, told from verdicts before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from types import MappingProxyType
+from typing import Final
+
+from seatrial.mutants_file import Mutant
+from seatrial.policy.judge import Outcome, Verdict
+
+__all__ = ["Result", "Tried", "Verdicts", "compared", "fits", "outcome_of", "tried_twice"]
+
+Verdicts = Mapping[str, Verdict]
+NO_FOLLOWERS: Final[Mapping[str, Sequence[str]]] = MappingProxyType({})
+_SHOWN: Final = 400
+
+
+class Result(StrEnum):
+    """What became of a mutant."""
+
+    KILLED = "killed"
+    SURVIVED = "survived"
+    FALSE_ALARM = "false alarm"
+    NOT_APPLICABLE = "not-applicable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """One mutant's result. ``unexpected`` names controls that changed but should not, with what they became."""
+
+    id: str
+    image: str
+    result: Result
+    killed_by: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    error: str = ""
+    seconds: float = 0.0
+
+
+def compared(
+    mutant: Mutant,
+    before: Verdicts,
+    after: Verdicts,
+    *,
+    image: str,
+    follows: Mapping[str, Sequence[str]] = NO_FOLLOWERS,
+) -> Tried:
+    """Return what ``mutant`` came to: a control is red when it stands against a release and did not before.
+
+    :param follows: by control, globs for others that it goes red with; see :class:`seatrial.policy.controls.Control`.
+    """
+    red = tuple(name for name, verdict in after.items() if verdict.rejects and not before[name].rejects)
+    killed_by = tuple(name for name in red if name in mutant.caught_by)
+    # A control that passes no more, for whatever reason, has changed as well.
+    changed = [n for n in after if after[n].outcome is not before[n].outcome and n not in mutant.caught_by]
+    if mutant.is_benign:
+        changed = [n for n in changed if fits(n, mutant.stays_green)]
+    changed = [n for n in changed if not any(fits(name, follows.get(n, ())) for name in mutant.caught_by)]
+    unexpected = tuple(f"{name}: {after[name].outcome}: {after[name].because[:_SHOWN]}" for name in changed)
+    error = ""
+    if killed_by or mutant.is_benign:
+        result = Result.KILLED if killed_by else Result.SURVIVED
+    elif not any(n in before for n in mutant.caught_by):
+        result, error = Result.SURVIVED, f"no suite that was judged has a control for it: {', '.join(mutant.caught_by)}"
+    elif all(before[n].outcome is Outcome.NOT_APPLICABLE for n in mutant.caught_by if n in before):
+        result, error = Result.NOT_APPLICABLE, _why_not(mutant, before)
+    else:
+        result, error = Result.SURVIVED, _why_not(mutant, after)
+    if unexpected:
+        result = Result.FALSE_ALARM
+    return Tried(id=mutant.id, image=image, result=result, killed_by=killed_by, unexpected=unexpected, error=error)
+
+
+def tried_twice(first: Tried, again: Tried) -> Tried:
+    """Return what a mutant came to when it was tried twice, the second time for alarms only."""
+    unexpected = tuple(dict.fromkeys([*first.unexpected, *again.unexpected]))
+    result = Result.FALSE_ALARM if unexpected else first.result
+    seconds = round(first.seconds + again.seconds, 1)
+    return replace(first, result=result, unexpected=unexpected, seconds=seconds)
+
+
+def fits(name: str, globs: Sequence[str]) -> bool:
+    """Return whether one of ``globs`` fits ``name``."""
+    return any(fnmatchcase(name, glob) for glob in globs)
+
+
+def outcome_of(tried: Sequence[Tried], benign: frozenset[str]) -> tuple[str, bool]:
+    """Return the last line of a run, and whether the controls have stood the test.
+
+    :param benign: ids of harmless variants; they are to survive.
+    """
+    seeded = [t for t in tried if t.id not in benign and t.result is not Result.NOT_APPLICABLE]
+    killed = sum(t.result is Result.KILLED for t in seeded)
+    alarms = sum(t.result is Result.FALSE_ALARM for t in tried)
+    left = sum(t.result is Result.NOT_APPLICABLE for t in tried)
+    harmless = sum(t.id in benign and t.result is Result.SURVIVED for t in tried)
+    share = f" ({killed / len(seeded):.1%})" if seeded else ""
+    text = (
+        f"{killed} of {len(seeded)} mutants killed{share}, {alarms} false alarms, "
+        f"{harmless} harmless variants changed nothing, {left} not applicable"
+    )
+    return text, bool(seeded or harmless) and killed == len(seeded) and not alarms
+
+
+def _why_not(mutant: Mutant, verdicts: Verdicts) -> str:
+    told = [f"{n}: {verdicts[n].outcome}: {verdicts[n].because[:_SHOWN]}" for n in mutant.caught_by if n in verdicts]
+    return "; ".join(told)
