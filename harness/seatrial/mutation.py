@@ -29,7 +29,7 @@ from seatrial.mutation_results import Result, Tried, Verdicts, compared, fits, t
 from seatrial.offline import changed_disk
 from seatrial.plan import Plan
 from seatrial.policy.flavours import Flavour
-from seatrial.policy.judge import Verdict
+from seatrial.policy.judge import Outcome, Verdict
 from seatrial.rebooted import Rebooted, reboot_once
 from seatrial.rehearsal import Rehearsal, collect
 from seatrial.restore import RESTORED, Origin
@@ -349,12 +349,20 @@ class Bench:
             return self._baselines[key]
 
     def _unchanged(self, way: Way, first: str, only: frozenset[str] | None) -> Verdicts:
+        found = self._untouched(way, first, asked=only and (), also=only or ())
+        # A busy host may have kept an answer back: what says nothing of one copy is asked of another.
+        if unclear := frozenset(name for name, verdict in found.items() if verdict.outcome is Outcome.ERROR):
+            found = {**found, **self._untouched(way, first, asked=unclear, also=unclear & self.apart)}
+        return found
+
+    def _untouched(self, way: Way, first: str, *, asked: Asked, also: Collection[str]) -> Verdicts:
+        """Judge a copy that went the same way, without a change."""
         with self._booted() if way is Way.BOOTED else self.ready.restored() as copy:
             _run(copy.shell, first, what=_NO_ACCOUNT)
             _change(copy.shell, ":")
             if way is Way.RESTARTED:
                 copy.power_cut()
-            return self.judged(copy, asked=only and (), also=only or ())
+            return self.judged(copy, asked=asked, also=also)
 
 
 def _words(change: str) -> tuple[list[str], list[str]]:
