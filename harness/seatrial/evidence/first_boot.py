@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from seatrial.errors import ObservationError
-from seatrial.evidence.systemd import parse_show
+from seatrial.evidence.systemd import TRUE, parse_show
 
 __all__ = [
     "CONDITIONS",
@@ -41,7 +41,6 @@ _WORDS: Final = re.compile(
 )
 _OFF: Final = re.compile(r".*=(0|no|false|off)")
 _LINE: Final = re.compile(r"(/[^:]+):ConditionFirstBoot=\s*(\S*)\s*")
-_YES: Final = frozenset({"1", "yes", "y", "true", "t", "on"})
 _UNIT: Final = re.compile(r"[A-Za-z0-9:_.\\-]{1,200}\.[a-z]{3,12}")
 _MARK: Final = re.compile(r"([0-9]{1,12}) (/.+)")
 _MOST_UNITS: Final = 200
@@ -61,7 +60,7 @@ def first_boot_units(text: str) -> tuple[str, ...]:
             raise ObservationError(f"the guest gave {line[:200]!r}, which is no condition of a unit file")
         *_, folder, name = match[1].split("/")
         unit = folder.removesuffix(".d") if name.endswith(".conf") else name
-        if match[2].lower() in _YES and _UNIT.fullmatch(unit):
+        if match[2].lower() in TRUE and _UNIT.fullmatch(unit):
             units.add(unit)
     if len(units) > _MOST_UNITS:
         raise ObservationError(f"{len(units)} units are for the first boot only, more than any system has")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from seatrial.errors import ObservationError
+from seatrial.evidence.systemd import FALSE, TRUE
 
 __all__ = ["LOADER", "Loader", "parse_loader"]
 
@@ -23,8 +24,6 @@ LOADER: Final = (
     "u=${f%/*}/user.cfg; [ -f $u ] && grep -q 'GRUB2_PASSWORD' $f && grep -q '^GRUB2_PASSWORD=grub\\.pbkdf2\\.' $u "
     "&& echo 'password'; fi; done; echo 'the end'"
 )
-_TRUE: Final = frozenset({"1", "y", "yes", "t", "true", "on"})
-_FALSE: Final = frozenset({"0", "n", "no", "f", "false", "off"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +51,9 @@ class Loader:
         :raises ObservationError: its value is none that loader.conf(5) knows.
         """
         value = self.editor[-1].lower() if self.editor else "yes"
-        if value not in _TRUE | _FALSE:
+        if value not in TRUE | FALSE:
             raise ObservationError(f"loader.conf says 'editor {value[:100]}', which is neither yes nor no")
-        return value in _FALSE
+        return value in FALSE
 
 
 def parse_loader(text: str) -> Loader:

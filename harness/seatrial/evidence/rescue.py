@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from seatrial.errors import ObservationError
-from seatrial.evidence.systemd import parse_show
+from seatrial.evidence.systemd import TRUE, parse_show
 
 __all__ = ["RESCUE", "RescueMode", "parse_rescue"]
 
@@ -17,7 +17,6 @@ RESCUE: Final = (
 )
 _SULOGIN: Final = frozenset({"sulogin", "systemd-sulogin-shell"})
 _COMMAND: Final = re.compile(r"\{ path=(\S+) ; argv\[\]=(.*?) ; (?:ignore_errors|flags)=")
-_TRUE: Final = frozenset({"1", "y", "yes", "t", "true", "on"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +60,7 @@ def _mode(block: str) -> RescueMode:
     if is_there and (not commands or not all(commands)):
         raise ObservationError(f"{unit[:100]} starts {starts!r}, which cannot be read"[:600])
     words = (word.strip("\"'").partition("=") for word in shown.get("Environment", "").split())
-    is_forced = any(name == "SYSTEMD_SULOGIN_FORCE" and value.lower() in _TRUE for name, _equals, value in words)
+    is_forced = any(name == "SYSTEMD_SULOGIN_FORCE" and value.lower() in TRUE for name, _equals, value in words)
     return RescueMode(unit=unit, is_there=is_there, commands=commands, is_forced=is_forced)
 
 

@@ -10,9 +10,11 @@ from typing import Final
 from seatrial.errors import ObservationError
 
 __all__ = [
+    "FALSE",
     "JOBS",
     "MANAGER",
     "SERVICES",
+    "TRUE",
     "UNSETTLED",
     "Phases",
     "Service",
@@ -23,6 +25,9 @@ __all__ = [
     "slower_by_s",
 ]
 
+# What systemd takes for a yes and for a no (systemd.syntax(7)), in lower case.
+TRUE: Final = frozenset({"1", "y", "yes", "t", "true", "on"})
+FALSE: Final = frozenset({"0", "n", "no", "f", "false", "off"})
 _TIMES: Final = ("Firmware", "Loader", "InitRD", "Userspace", "Finish")
 MANAGER: Final = "systemctl show " + " ".join(
     f"-p {name}" for name in ("SystemState", "NFailedUnits", "NJobs", *(f"{time}TimestampMonotonic" for time in _TIMES))
