@@ -6,12 +6,11 @@ from fnmatch import fnmatchcase
 
 import pytest
 from seatrial.check import Check
-from seatrial.evidence.systemd import JOBS, MANAGER, SERVICES, UNSETTLED, parse_jobs, parse_services, parse_show
+from seatrial.evidence.systemd import FAILED, JOBS, MANAGER, SERVICES, UNSETTLED, parse_jobs, parse_services, parse_show
 from seatrial.evidence.units import parse_units
 from seatrial.guest.facts import Facts
 from seatrial.policy.flavours import Flavour
 
-FAILED = "systemctl list-units --all --no-legend --no-pager --plain --state=failed"
 TARGETS = (
     't=$(systemctl get-default) && echo "$t" && '
     'systemctl is-active "$t" rescue.target emergency.target rescue.service emergency.service; true'

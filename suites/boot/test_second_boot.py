@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from seatrial.check import Check
+from seatrial.evidence.attempts import BOOT_ID
 from seatrial.evidence.journal import STORAGE, UNCLEAN, failed_unmounts, troubles, way_down
 from seatrial.evidence.systemd import MANAGER, Phases, boot_phases, parse_show, slower_by_s
 from seatrial.guest.facts import Facts
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from seatrial.machine.boot import BootFacts
     from seatrial.rebooted import Rebooted
 
-BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 # Where logins over SSH are, the run's own above all: they keep that file system busy until they are killed, after the
 # mount units.
 SESSIONS = (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from seatrial.check import Check
 from seatrial.errors import AuthRefused, BootError, QemuExited, RightsRefused
+from seatrial.evidence.systemd import FAILED
 
 if TYPE_CHECKING:
     from seatrial.restore import Session
@@ -25,7 +26,6 @@ find "$v" -mindepth 1 | while IFS= read -r f; do
     grep -qF -e " $f " -e " $f/" /proc/self/mountinfo || { echo "$f cannot be removed" >&2; exit 1; }
 done
 """
-FAILED = "systemctl list-units --all --no-legend --no-pager --plain --state=failed"
 
 
 @pytest.mark.control("imm-empty-var-boots")

@@ -13,16 +13,16 @@ from seatrial.evidence.trees import differences, parse_tree, tree_command
 from seatrial.guest.facts import Facts
 from seatrial.policy.flavours import Flavour
 
-EXTENSIONS = (
-    "for d in /etc/extensions /run/extensions /var/lib/extensions /usr/local/lib/extensions "
-    "/run/confexts /var/lib/confexts /usr/local/lib/confexts; do "
-    'if [ -d "$d" ]; then ls -1A "$d"; fi; done'
+_PLACES = (
+    "/etc/extensions /run/extensions /var/lib/extensions /usr/local/lib/extensions "
+    "/run/confexts /var/lib/confexts /usr/local/lib/confexts"
 )
+EXTENSIONS = f'for d in {_PLACES}; do if [ -d "$d" ]; then ls -1A "$d"; fi; done'
 # An extension below /usr (links are followed) is verified with it, one that leads to /dev/null is switched off; any
 # other must bring verity of its own.
 UNVERIFIED = (
-    "for d in /etc/extensions /run/extensions /var/lib/extensions /usr/local/lib/extensions /run/confexts "
-    '/var/lib/confexts /usr/local/lib/confexts; do for e in "$d"/* "$d"/.[!.]*; do if [ -e "$e" ] || [ -h "$e" ]; then '
+    f"for d in {_PLACES}; do "
+    'for e in "$d"/* "$d"/.[!.]*; do if [ -e "$e" ] || [ -h "$e" ]; then '
     'r=$(readlink -f "$e"); case $r in /usr/?*|/dev/null) ;; *) '
     '[ -f "$r" ] && systemd-dissect --validate --image-policy='
     "'root=verity+signed+absent:usr=verity+signed+absent:=unused+absent' \"$r\" >/dev/null 2>&1 || "

@@ -10,6 +10,7 @@ from typing import Final
 from seatrial.errors import ObservationError
 
 __all__ = [
+    "FAILED",
     "FALSE",
     "JOBS",
     "MANAGER",
@@ -33,6 +34,7 @@ MANAGER: Final = "systemctl show " + " ".join(
     f"-p {name}" for name in ("SystemState", "NFailedUnits", "NJobs", *(f"{time}TimestampMonotonic" for time in _TIMES))
 )
 JOBS: Final = "systemctl list-jobs --no-legend --no-pager --plain"
+FAILED: Final = "systemctl list-units --all --no-legend --no-pager --plain --state=failed"
 # Only services can restart, and showing every unit costs seconds in an emulated guest.
 SERVICES: Final = (
     "systemctl show --no-pager --type=service --state=running,auto-restart,activating,failed "
