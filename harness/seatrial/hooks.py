@@ -245,7 +245,8 @@ class Gate(Judging):
 
         if self._worker is not None and self.session is None:
             self._take_over(self._worker)
-        if self.session is not None:
+        check = callable_check(item)
+        if self.session is not None and not (check is not None and check.asks_no_guest):
             self.session.guard()
         if reason := self.falsified.get(self.plan.control_of[item.nodeid]):
             item.stash[_SAID] = (Outcome.NOT_CHECKED, reason)
@@ -345,7 +346,19 @@ class Gate(Judging):
                 report.user_properties.append((_LOST, packed(error)))
             else:
                 self.run.fail(error)
+                self._judge_from_outside(item.session.items)
             item.session.shouldfail = f"the guest was lost: {error.message}"
+
+    def _judge_from_outside(self, items: Sequence[pytest.Item]) -> None:
+        """Judge again what needs no guest: it may well show what the end of the guest was."""
+        from seatrial.again import called
+
+        assert self.plan is not None
+        assert self.run is not None
+        for item in items:
+            check = callable_check(item)
+            if self.session is not None and check is not None and check.asks_no_guest:
+                self.run.add(self.plan.verdict(item.nodeid, called(check, self.session, self.candidate.flavour)))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the verdict that came with the report, and a worker's word that it has lost the guest."""

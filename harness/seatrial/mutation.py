@@ -89,6 +89,14 @@ class Inapplicable(Exception):
     """The change itself could not be made; the reason is the message."""
 
 
+class _Gone(Exception):
+    """The change was the guest's end, as ``lost`` says; ``before`` and ``after`` are what needs none to answer."""
+
+    def __init__(self, lost: SeatrialError, before: Verdicts, after: Verdicts) -> None:
+        super().__init__(lost.message)
+        self.before, self.after = before, after
+
+
 # How a copy was made, what was done to it first, and the only controls that were judged (None: all that can be).
 _Key = tuple[Way, str, frozenset[str] | None]
 
@@ -173,7 +181,7 @@ class Bench:
         self.tell(f"looking for alarms of {len(mutants)} together, from {mutants[0].id} on")
         try:
             before, after = self._before_and_after(mutants, asked)
-        except (SeatrialError, Inapplicable):
+        except (SeatrialError, Inapplicable, _Gone):
             return None
         changed = (n for n in after if n not in named and after[n].outcome is not before[n].outcome)
         return frozenset(n for n in changed if not any(fits(name, self.follows.get(n, ())) for name in named))
@@ -188,6 +196,10 @@ class Bench:
             is_made = True
         except Inapplicable as exc:
             done = Tried(id=mutant.id, image=self.image, result=Result.NOT_APPLICABLE, error=str(exc))
+        except _Gone as exc:
+            done = replace(
+                compared(mutant, exc.before, exc.after, image=self.image, follows=self.follows), error=str(exc)
+            )
         except SeatrialError as exc:
             # A guest that does not come back is noticed by a gate as well, yet by no control.
             done = Tried(id=mutant.id, image=self.image, result=Result.SURVIVED, error=exc.message)
@@ -280,11 +292,25 @@ class Bench:
                 _run(copy.shell, first, what=_NO_ACCOUNT)
                 for mutant in mutants:
                     with contextlib.suppress(*forgiven):
-                        _change(copy.shell, mutant.change)
+                        self._changed(copy, mutant)
                 if way is Way.RESTARTED:
                     copy.power_cut()
             after = self.judged(copy, asked=asked, also=also)
         return self._baseline(way, first, also), after
+
+    def _changed(self, copy: Session, mutant: Mutant) -> None:
+        """Make the change of ``mutant`` in ``copy``; a guest that it ends is judged by what was seen from outside."""
+        try:
+            _change(copy.shell, mutant.change)
+        except SeatrialError as exc:
+            if not copy.is_lost:
+                raise
+            outside = {self.plan.control_of[p.node]: p for p in self.probes if p.check.asks_no_guest}
+            whole = self._baseline(Way.COPY, "", outside.keys() & {*mutant.caught_by})
+            before = {name: verdict for name, verdict in whole.items() if name in outside}
+            ended = {name: called(outside[name].check, copy, self.flavour) for name in before}
+            after = {name: self.plan.verdict(outside[name].node, how) for name, how in ended.items()}
+            raise _Gone(exc, before, after) from exc
 
     @contextlib.contextmanager
     def _offline(self, mutants: Sequence[Mutant], forgiven: tuple[type[Exception], ...]) -> Iterator[Session]:

@@ -18,6 +18,7 @@ __all__ = ["NEEDS", "Collection", "Offer", "Rehearsal", "collect", "not_yet"]
 
 # What a check may ask for and still be called without a guest.
 NEEDS: Final = frozenset({"facts", "check", "flavour", "boot", "host", "row"})
+_FROM_OUTSIDE: Final = frozenset({"boot", "check", "flavour", "row"})
 # The longest chain of questions that follow from each other has five; more is a check that asks without end.
 _MOST_ROUNDS: Final = 12
 
@@ -67,6 +68,11 @@ class Rehearsal:
     function: Callable[..., object]
     needs: frozenset[str]
     row: Any = None
+
+    @property
+    def asks_no_guest(self) -> bool:
+        """Return whether it judges by what was seen of the boot from outside, which a lost guest leaves as well."""
+        return "boot" in self.needs and self.needs <= _FROM_OUTSIDE
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from micro_boot import micro_session
 from seatrial.check import Check
 from seatrial.errors import SessionLost
 from seatrial.guest.facts import Facts
+from seatrial.machine.boot import BootFacts
 from seatrial.mutants_file import Mutant, Stage
 from seatrial.mutation import Bench, Probe
 from seatrial.mutation_results import Result
@@ -45,9 +46,16 @@ def absent(name: str) -> Probe:
     return Probe(name, Rehearsal(check_it, frozenset({"facts", "check"})))
 
 
+def calm() -> Probe:
+    def check_it(boot: BootFacts, check: Check) -> None:
+        check.nothing([finding.title for finding in boot.findings], expected="nothing suspicious on the console")
+
+    return Probe("calm", Rehearsal(check_it, frozenset({"boot", "check"})))
+
+
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    names = ("one", "two")
+    names = ("one", "two", "calm")
     suite = Suite(name="s", folder=Path("/s"), controls=tuple(control(name) for name in (*names, "other")))
     plan = Plan(suites=(suite,), control_of={n: n for n in names}, unchecked={}, not_applicable=frozenset())
     with micro_session(tmp_path_factory.mktemp("micro")) as ready:
@@ -55,7 +63,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
             image="micro",
             ready=ready,
             plan=plan,
-            probes=[absent(name) for name in names],
+            probes=[absent("one"), absent("two"), calm()],
             flavour=read_flavour("debian-immutable"),
             boot_again=no_other_boot,
         )
@@ -121,6 +129,15 @@ def test_a_change_has_its_files_its_account_and_its_root(bench: Bench) -> None:
     change = 'grep -q ^ssh-ed25519 mutant.pub && id "$U" >/dev/null && test -f "$R/etc/passwd" && touch "$R/tmp/one"'
     done = bench.tried(seeded(change, "one"))
     assert (done.result, done.error) == (Result.KILLED, "")
+
+
+def test_the_end_of_the_guest_is_seen_by_a_control_that_looks_from_outside(bench: Bench) -> None:
+    panic = "echo c > /proc/sysrq-trigger; sleep 60"
+    done = bench.tried(seeded(panic, "calm"))
+    assert (done.result, done.killed_by) == (Result.KILLED, ("calm",)), done
+    assert "panic" in done.error
+    unseen = bench.tried(seeded(panic, "one"))
+    assert (unseen.result, unseen.killed_by) == (Result.FALSE_ALARM, ())
 
 
 def test_what_no_guest_can_show_is_not_applicable(bench: Bench) -> None:

@@ -201,7 +201,9 @@ class LocalShell:
 class FakeBoot:
     """A boot whose kernel panics once a file of that name is in the working folder."""
 
-    console = SimpleNamespace(path=Path("/dev/null"), text=lambda _most: "")
+    console = SimpleNamespace(
+        path=Path("/dev/null"), text=lambda _most: "Kernel panic" if Path("panicked").exists() else ""
+    )
     launch = SimpleNamespace(
         choice=SimpleNamespace(accelerator="tcg"), machine=SimpleNamespace(firmware="uefi", tpm="none")
     )
@@ -452,6 +454,42 @@ def test_a_panic_that_no_check_waited_for_ends_the_run_before_the_next_check(jud
     body = 'check.equal(1, 1, what="n"); import pathlib; pathlib.Path("panicked").touch()'
     result, record = judged(check_body(body))
     assert outcomes(record) == {"first-control": "pass", "second-control": "error"}
+    assert (result.ret, record["problem"]["kind"]) == (1, "KernelPanic")
+
+
+ON_CONSOLE = """
+import pathlib
+import pytest
+
+@pytest.mark.control("{console}")
+def test_console(check, boot):
+    check.equal(boot.console, "", what="console")
+
+@pytest.mark.control("{panic}")
+def test_end(check, facts):
+    check.equal(facts.text("echo panicked > panicked; cat panicked"), "panicked\\n", what="what the guest wrote")
+
+@pytest.mark.control("third-control")
+def test_third(check, facts):
+    check.equal(facts.text("true"), "", what="nothing")
+"""
+
+
+@pytest.mark.parametrize(("first", "second"), [("console", "panic"), ("panic", "console")])
+def test_what_was_seen_from_outside_is_judged_once_more_when_the_guest_is_lost(
+    judged: Judged, first: str, second: str
+) -> None:
+    names = {first: "first-control", second: "second-control"}
+    checks = ON_CONSOLE.format(**names)
+    if first == "panic":
+        console = checks[checks.index('@pytest.mark.control("second') : checks.index('@pytest.mark.control("first')]
+        checks = checks.replace(console, "") + console
+    table = TABLE.replace('probe = { invented = "x" }', "") + TABLE[: TABLE.index("[[control]]", 5)].replace(
+        "first-control", "third-control"
+    )
+    result, record = judged(checks, table=table)
+    assert outcomes(record)[names["console"]] == "fail"
+    assert outcomes(record)["third-control"] in ("error", "not-checked")
     assert (result.ret, record["problem"]["kind"]) == (1, "KernelPanic")
 
 

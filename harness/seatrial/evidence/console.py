@@ -134,7 +134,7 @@ class Findings:
 
 
 class Scanner:
-    """Reads a console as it comes: follows the phase, keeps findings, remembers the first fatal line.
+    """Reads a console as it comes: follows the phase, keeps findings, remembers the first fatal line, which is one.
 
     ``restarts`` counts the starts that were seen again, ``left`` is the phase in which the last of them came.
 
@@ -178,7 +178,7 @@ class Scanner:
         line = _text(_cleaned(self.partial))
         sign = self._table.sign_of(line, self.phase)
         if sign is not None and sign.severity is Gravity.FATAL and sign.id not in self.tolerated:
-            self.fatal = Hit(sign=sign, line=line.strip(), phase=self.phase, at_s=at_s)
+            self._end_by(Hit(sign=sign, line=line.strip(), phase=self.phase, at_s=at_s))
 
     def _lines_with_needles(self, text: bytes) -> list[tuple[str, list[bytes]]]:
         """Return, in order, the lines that hold a needle: searching for literals is what is fast."""
@@ -204,9 +204,13 @@ class Scanner:
             return
         hit = Hit(sign=sign, line=line.strip()[:_SHOWN], phase=self.phase, at_s=at_s)
         if sign.severity is Gravity.FATAL and sign.id not in self.tolerated:
-            self.fatal = hit
+            self._end_by(hit)
         else:
             self.findings.add(hit)
+
+    def _end_by(self, hit: Hit) -> None:
+        self.findings.add(hit)
+        self.fatal = hit
 
     def _follow(self, line: str, needles: list[bytes]) -> None:
         mark = self._table.landmark_of(line, needles)
