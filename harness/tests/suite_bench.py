@@ -38,7 +38,8 @@ def recorded(name: str) -> str:
 class Guest:
     """Answers by question; tries and their outcome by title; what the run knows of the boot.
 
-    ``deadly`` holds questions that end it, ``later`` the answers that are others after a reboot.
+    ``deadly`` holds questions that end it, ``later`` the answers that are others after a reboot, ``expect`` lists of
+    the flavour that are others here.
     """
 
     answers: dict[str, str]
@@ -51,6 +52,7 @@ class Guest:
     booted_from: Callable[[str], Guest] | None = None
     later: dict[str, str] = field(default_factory=dict)
     new_host_key: str = ""
+    expect: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def run(self, command: str, *, timeout_s: float | None = None) -> tuple[int, bytes, bytes]:
         """Answer as the guest's shell would; a question that was never recorded is a fault of the test."""
@@ -117,12 +119,13 @@ class Bench:
         }  # fmt: skip
         scanner = Scanner(console_table())
         scanner.feed(boot["console"].encode(), 1.0)
+        flavour = read_flavour(guest.flavour)
         offered = {
             "row": self.controls[control],
             "facts": Facts(guest),
             "check": check,
-            "flavour": read_flavour(guest.flavour).model_copy(
-                update={"budgets": guest.budgets} if guest.budgets else {}
+            "flavour": flavour.model_copy(
+                update={"budgets": guest.budgets or flavour.budgets, "expect": {**flavour.expect, **guest.expect}}
             ),
             "host": Host(guest),
             "guest": SimpleNamespace(

@@ -76,6 +76,7 @@ SUSPICIOUS_LINES = [
     ("[DEPEND] Dependency failed for local-fs.target - Local File Systems.", "unit-dependency"),
     ("[ TIME ] Timed out waiting for device dev-vdb.device - /dev/vdb.", "unit-timeout"),
     ("[    5.1] systemd[1]: a.service: Found ordering cycle on b.service/start", "unit-cycle"),
+    ("[ SKIP ] Ordering cycle found, skipping a.service", "unit-cycle"),
     ("systemd[1]: /usr/lib/systemd/system-generators/x failed with exit status 1.", "generator-failed"),
     ("[    8.1] foo[77]: segfault at 0 ip 000055d sp 00007f error 4 in foo", "crash"),
     ("[    8.1] audit: type=1400 audit(1.1:2): avc:  denied  { read } for pid=1", "avc-denied"),

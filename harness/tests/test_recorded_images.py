@@ -46,6 +46,8 @@ IMMUTABLE: Mapping[str, str] = {
     # the device-mapper table says verity with the hash that usrhash= has
     "imm-verity-active": "pass",
     "imm-verity-hash-matches": "pass",
+    # the kernel has IPE, and no policy of it
+    "ib-ipe-enforcing": "not-applicable",
     # /proc/sys: kptr_restrict 2, dmesg_restrict 1
     "sysctl-kptr": "pass",
     "sysctl-dmesg": "pass",
@@ -100,6 +102,7 @@ GENERAL: Mapping[str, str] = {
 }
 LIVE = {
     "bh-clock-sane",
+    "ib-ipe-blocks-exec",
     "ib-lockdown-behaviour",
     "imm-usr-write-fails",
     "imm-remount-fails",

@@ -12,6 +12,7 @@ from seatrial.evidence.boot_entries import BOOT_ENTRIES
 from seatrial.evidence.cmdline import CMDLINE
 from seatrial.evidence.efi import SECURE_BOOT
 from seatrial.evidence.event_log import Event, EventKind, EventLog, parse_event_log, replayed
+from seatrial.evidence.ipe import IPE, UNTRUSTED
 from seatrial.evidence.kconfig import KCONFIG
 from seatrial.evidence.kernel import LOCKDOWN, TAINTED, VULNERABILITIES
 from seatrial.evidence.modules import LOADED, SIGNATURES, dry_run_command
@@ -33,6 +34,7 @@ EVENTS = parse_event_log(parse_log_bytes(recorded("kernel/event-log")))
 LOG_NAME = recorded("kernel/event-log").split("\n")[0] + "\n"
 PCRS = [value.hex().upper() for value in parse_registers(recorded("kernel/pcrs"))]
 UNSIGNED = "load a module without a signature"
+COPIED, PRELOADED = UNTRUSTED
 KCONFIG_ROWS = [c for c in SUITE.controls.values() if c.probe_kind == "kconfig"]
 SYSCTL_ROWS = [c for c in SUITE.controls.values() if c.probe_kind == "sysctl"]
 MODULE_ROWS = [c for c in SUITE.controls.values() if c.probe_kind == "modules"]
@@ -70,11 +72,18 @@ def guest() -> Guest:
             TPM: recorded("kernel/tpm"),
             REGISTERS: recorded("kernel/pcrs"),
             EVENT_LOG: recorded("kernel/event-log"),
+            IPE: recorded("kernel/ipe"),
         },
         boot={"firmware": "uefi-secure", "tpm": "crb"},
         tries={
             "read /dev/mem": (1, "dd: failed to open '/dev/mem': Operation not permitted"),
             UNSIGNED: (1, "insmod: ERROR: could not insert module /run/x.ko: Key was rejected by service"),
+            COPIED: (1, "sh: 1: /run/true: Permission denied"),
+            PRELOADED: (
+                1,
+                "ERROR: ld.so: object '/run/lib.so' from LD_PRELOAD cannot be preloaded "
+                "(failed to map segment from shared object): ignored.",
+            ),
         },
     )
 
@@ -189,6 +198,11 @@ DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
         {"ib-lockdown-behaviour"},
     ),
     "hibernation works": (edit(HIBERNATION, "[disabled]", "[platform] shutdown"), {"ib-lockdown-behaviour"}),
+    "ipe.enforce=0": (said("ipe.enforce=0"), {"ib-ipe-enforcing"}),
+    "IPE does not enforce": (edit(IPE, "enforce 1", "enforce 0"), {"ib-ipe-enforcing"}),
+    "IPE's policy is not active": (edit(IPE, "policy 1", "policy 0"), {"ib-ipe-enforcing"}),
+    "a copied program runs": (lambda g: g.tries.update({COPIED: (0, "")}), {"ib-ipe-blocks-exec"}),
+    "a copied library is mapped": (lambda g: g.tries.update({PRELOADED: (0, "")}), {"ib-ipe-blocks-exec"}),
     "Secure Boot is off": (edit(SECURE_BOOT, "00 00 00 01", "00 00 00 00"), {"ib-secureboot-on"}),
     "Secure Boot in setup mode": (edit(SECURE_BOOT, "00 00 00 00\n", "00 00 00 01\n"), {"ib-secureboot-on"}),
     "firmware that knows no Secure Boot": (
@@ -337,6 +351,8 @@ def test_every_control_has_a_defect() -> None:
         ("sysctl-persisted", SYSCTL_D),
         ("ib-tpm-measured", REGISTERS),
         ("ib-tpm-measured", EVENT_LOG),
+        ("ib-ipe-enforcing", IPE),
+        ("ib-ipe-blocks-exec", IPE),
     ],
 )
 def test_empty_answer_is_an_error_and_never_a_pass(control: str, question: str) -> None:
@@ -381,3 +397,36 @@ def test_firmware_that_cannot_be_asked_is_an_error(control: str, seed: Callable[
     mute = guest()
     seed(mute)
     assert SUITE.outcome(control, mute) == Outcome.ERROR
+
+
+IPE_CONTROLS = ("ib-ipe-enforcing", "ib-ipe-blocks-exec")
+
+
+@pytest.mark.parametrize("answer", ["none\n", "enforce 1\n"])
+def test_a_kernel_without_a_policy_of_ipe_is_none_of_its_business(answer: str) -> None:
+    unused = guest()
+    unused.answers[IPE] = answer
+    assert {SUITE.outcome(control, unused) for control in IPE_CONTROLS} == {Outcome.NOT_APPLICABLE}
+
+
+@pytest.mark.parametrize("answer", ["none\n", "enforce 0\n"])
+def test_ipe_that_is_asked_to_be_off_is_seen_without_a_policy(answer: str) -> None:
+    unused = guest()
+    unused.answers[IPE] = answer
+    said("ipe.enforce=0")(unused)
+    assert SUITE.outcome("ib-ipe-enforcing", unused) == Outcome.FAIL
+
+
+@pytest.mark.parametrize("answer", ["none\n", "enforce 1\n", "enforce 1\npolicy 1 1.0.0 another\n"])
+def test_a_policy_that_the_flavour_promises_must_be_active(answer: str) -> None:
+    other = guest()
+    other.expect["ipe-policies"] = ("seatrial_test",)
+    assert SUITE.outcome("ib-ipe-enforcing", other) == Outcome.PASS
+    other.answers[IPE] = answer
+    assert SUITE.outcome("ib-ipe-enforcing", other) == Outcome.FAIL
+
+
+def test_an_attempt_that_failed_for_another_reason_is_no_proof() -> None:
+    broken = guest()
+    broken.tries[COPIED] = (3, "mount: /run: permission denied.")
+    assert SUITE.outcome("ib-ipe-blocks-exec", broken) == Outcome.ERROR
