@@ -149,7 +149,7 @@ SHAPES: tuple[tuple[str, Callable[[Texts, str], str]], ...] = (
     (r"(sed) -n 's/\^btime", lambda texts, _: texts["first-boot"]),
     (r"(find) / -xdev \\\( -path /etc/passwd -o", lambda texts, _: texts["names"]),
     (r"(find) / -xdev \\\( -path /etc/passwd -exec", lambda texts, _: texts["residue"]),
-    (r"if \[ -e (\S+) \]; then awk", lambda texts, _: texts["moduli"]),
+    (r"if \[ -e (\S+) \]; then echo groups && awk", lambda texts, _: texts["moduli"]),
 )
 
 
@@ -588,6 +588,11 @@ def test_sshd_that_was_built_without_gssapi_cannot_use_it() -> None:
     texts = healthy()
     texts["sshd-settings"] = sub("^(gssapi|kerberos).*\n", "")(texts["sshd-settings"])
     assert outcomes(texts, flavour_named("debian-general"))["ssh-gssapi-kerberos"] is Outcome.PASS
+
+
+def test_a_list_of_groups_that_was_emptied_is_none() -> None:
+    texts = {**healthy(), "moduli": "groups\n"}
+    assert outcomes(texts, flavour_named("debian-general"))["ssh-moduli"] is Outcome.FAIL
 
 
 def test_without_moduli_nobody_may_be_able_to_ask_for_a_group() -> None:

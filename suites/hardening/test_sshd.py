@@ -230,13 +230,14 @@ def test_groups_for_the_key_exchange_are_long(facts: Facts, check: Check, flavou
     for caller, settings in _settings(facts, flavour).items():
         path = settings.get("modulifile", ("/etc/ssh/moduli",))[0]
         groups = parse_moduli(facts.text(moduli_command(path)))
-        if not groups:
-            # sshd then takes groups of its own, the shortest of 2048 bits, when it is asked for one.
+        if groups is None:
+            # Without the file sshd takes groups of its own, the shortest of 2048 bits, when it is asked for one.
             exchanges = ",".join(settings.get("kexalgorithms", ("not told",)))
             asked = "group-exchange" in exchanges or exchanges == "not told"
             seen = f"none in {path}, and {'group exchange is' if asked else 'nobody can ask for one:'} {exchanges}"
             check.holds(not asked, expected=f"long groups in {path}", seen=f"{seen} for {caller}")
             continue
+        check.holds(bool(groups), expected=f"groups in {path}", seen=f"an empty {path}: sshd's own have 2048 bits")
         short = [f"{number} groups of {size} bits" for size, number in groups.items() if size < _LEAST_MODULUS]
         check.nothing(short, expected=f"no group shorter than {_LEAST_MODULUS} bits in {path}")
 

@@ -134,19 +134,24 @@ def parse_host_keys(text: str) -> tuple[HostKey, ...]:
 
 
 def moduli_command(path: str) -> str:
-    """Return the question for how many Diffie-Hellman groups of each size the file ``path`` holds; none without it."""
+    """Return the question for how many Diffie-Hellman groups of each size the file ``path`` holds."""
     file = shlex.quote(path)
     count = "awk 'NF && $1 !~ /^#/ {n[$5]++} END {for (s in n) print s, n[s]}'"
-    return f"if [ -e {file} ]; then {count} {file}; fi"
+    return f"if [ -e {file} ]; then echo groups && {count} {file}; fi"
 
 
-def parse_moduli(text: str) -> Mapping[int, int]:
-    """Return size in bits (the last one not counted, as in the file) to number of groups.
+def parse_moduli(text: str) -> Mapping[int, int] | None:
+    """Return size in bits (the last one not counted, as in the file) to number of groups; None without a file.
 
     :raises ObservationError: a line is none.
     """
+    if not text:
+        return None
+    first, *lines = text.split("\n")
+    if first != "groups":
+        raise ObservationError(f"the moduli are counted below {first[:200]!r}, expected 'groups'")
     groups = {}
-    for line in filter(None, text.split("\n")):
+    for line in filter(None, lines):
         if not re.fullmatch(r"\d{1,6} \d{1,9}", line, re.ASCII):
             raise ObservationError(f"the moduli are counted as {line[:200]!r}, which is no 'size number'")
         size, _, number = line.partition(" ")
