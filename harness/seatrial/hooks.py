@@ -472,13 +472,16 @@ def callable_check(item: pytest.Item, more: Collection[str] = ()) -> Rehearsal |
 
     :param more: fixtures that can be given beside those of :data:`seatrial.rehearsal.NEEDS`.
     """
+    from seatrial.copies import MARKER
     from seatrial.rehearsal import NEEDS, Rehearsal
 
     if not isinstance(item, pytest.Function) or item.get_closest_marker("control") is None:
         return None
     needs = frozenset(inspect.signature(item.obj).parameters)
     row = item.callspec.params.get("row") if hasattr(item, "callspec") else None
-    return Rehearsal(item.obj, needs, row) if needs <= NEEDS.union(more) else None
+    if not needs <= NEEDS.union(more):
+        return None
+    return Rehearsal(item.obj, needs, row, changes_guest=item.get_closest_marker(MARKER) is not None)
 
 
 def _collected(item: pytest.Item) -> Collected:

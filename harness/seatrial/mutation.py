@@ -11,8 +11,8 @@ import re
 import secrets
 import shlex
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, Protocol
@@ -123,6 +123,7 @@ class Bench:
     flavour: Flavour
     boot_again: BootAgain
     tell: Callable[[str], object] = str
+    _ending: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _baselines: dict[_Key, Verdicts] = field(default_factory=dict)
     _kept: dict[_Key, threading.Lock] = field(default_factory=dict)
@@ -133,7 +134,7 @@ class Bench:
         if self.ready.restorer is not None:
             self.ready.restorer.freeze(self.ready)
 
-    def tried_all(self, mutants: Sequence[Mutant], *, jobs: int) -> Iterator[Tried]:
+    def tried_all(self, mutants: Sequence[Mutant], *, jobs: int) -> Generator[Tried, None, None]:
         """Give the results as they come, ``jobs`` guests at a time; mutants that need no restart are tried first.
 
         In its own copy a mutant meets the controls that it or one of its neighbours names. Whether it changes any
@@ -147,6 +148,10 @@ class Bench:
             try:
                 for future in as_completed(waiting):
                     yield from future.result()
+            except BaseException:
+                # Whoever ended the run waits for the guests that are at work, and for none that they would start.
+                self._ending.set()
+                raise
             finally:
                 for future in waiting:
                     future.cancel()
@@ -274,7 +279,10 @@ class Bench:
         """Make the changes of all these mutants, which need the same way of restarting, in one copy.
 
         :raises Inapplicable: the only change could not be made; of several, one that stands in another's way is left.
+        :raises CancelledError: the run has ended.
         """
+        if self._ending.is_set():
+            raise CancelledError
         first = _MAKE_ACCOUNT if any(re.search(r"\$\{?U\b", mutant.change) for mutant in mutants) else ""
         also = mutants[0].caught_by if len(mutants) == 1 else ()
         way = _WAYS[mutants[0].stage]
@@ -402,7 +410,7 @@ def _words(change: str) -> tuple[list[str], list[str]]:
 def _disturbance(check: Rehearsal) -> int:
     """Return 0 for a check that only looks, 1 for one that wants a reboot, 2 for one that may do anything."""
     asked = OF_ITS_OWN & check.needs
-    return 2 if asked - {"rebooted"} else int(bool(asked))
+    return 2 if check.changes_guest or asked - {"rebooted"} else int(bool(asked))
 
 
 def _change(shell: Shell, change: str, *, root: str = "/", disk: str = _OWN_DISK) -> None:

@@ -21,6 +21,7 @@ from seatrial.mutants_file import Mutant
 from seatrial.mutation import OF_ITS_OWN, Bench, Probe
 from seatrial.mutation_results import Tried, outcome_of
 from seatrial.plugin import JUDGING, MUTANTS
+from seatrial.process import sigterm_as_interrupt
 from seatrial.report.atomic import write_atomic
 from seatrial.session import booted, booted_again
 from seatrial.suites import suite_folders
@@ -96,6 +97,7 @@ class _Planned:
         ]
         candidate = self.judging.candidate
         with (
+            sigterm_as_interrupt(),
             self.judging.shown() as progress,
             tempfile.TemporaryDirectory(prefix="seatrial-mutants-") as place,
             booted(

@@ -63,11 +63,12 @@ class _NoGuest:
 
 @dataclass(frozen=True, slots=True)
 class Rehearsal:
-    """A check and what it asks for: names of :data:`NEEDS`, ``facts`` among them."""
+    """A check and what it asks for: names of :data:`NEEDS`, ``facts`` among them, and whether it changes the guest."""
 
     function: Callable[..., object]
     needs: frozenset[str]
     row: Any = None
+    changes_guest: bool = False
 
     @property
     def asks_no_guest(self) -> bool:

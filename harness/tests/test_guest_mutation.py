@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,7 @@ from seatrial.policy.controls import Control, parse_controls
 from seatrial.rehearsal import Rehearsal
 from seatrial.session import Session
 from seatrial.suites import Suite, read_flavour
+from testinfra.host import Host
 
 pytestmark = pytest.mark.guest
 
@@ -55,15 +59,20 @@ def calm() -> Probe:
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    names = ("one", "two", "calm")
+    names = ("one", "two", "calm", "touching")
     suite = Suite(name="s", folder=Path("/s"), controls=tuple(control(name) for name in (*names, "other")))
     plan = Plan(suites=(suite,), control_of={n: n for n in names}, unchecked={}, not_applicable=frozenset())
+
+    def touching(host: Host, check: Check) -> None:
+        check.equal(host.run("touch /tmp/two").rc, 0, what="status")
+
+    marked = Probe("touching", Rehearsal(touching, frozenset({"host", "check"}), changes_guest=True))
     with micro_session(tmp_path_factory.mktemp("micro")) as ready:
         made = Bench(
             image="micro",
             ready=ready,
             plan=plan,
-            probes=[absent("one"), absent("two"), calm()],
+            probes=[absent("one"), absent("two"), calm(), marked],
             flavour=read_flavour("debian-immutable"),
             boot_again=no_other_boot,
         )
@@ -99,6 +108,14 @@ def test_four_mutants_side_by_side_come_to_four_results(bench: Bench) -> None:
     assert results[2].unexpected[0].startswith("two: fail: expected no two, saw /tmp/two")
     assert "/nowhere" in results[3].error
     assert all(one.seconds > 0 for one in results)
+
+
+def test_a_check_that_is_marked_to_change_the_guest_meets_only_those_that_name_it(bench: Bench) -> None:
+    assert "touching" in bench.apart
+    assert bench.tried(seeded("touch /tmp/one", "one")).result is Result.KILLED  # 'two' did not change
+    assert bench.tried(seeded("mount -o remount,ro /tmp || mount -t proc proc /tmp", "touching")).killed_by == (
+        "touching",
+    )
 
 
 def test_what_changed_for_some_together_is_found_for_the_one_that_did_it(bench: Bench) -> None:
@@ -138,6 +155,16 @@ def test_the_end_of_the_guest_is_seen_by_a_control_that_looks_from_outside(bench
     assert "panic" in done.error
     unseen = bench.tried(seeded(panic, "one"))
     assert (unseen.result, unseen.killed_by) == (Result.FALSE_ALARM, ())
+
+
+def test_a_run_that_was_ended_starts_no_further_guest(bench: Bench) -> None:
+    ended = replace(bench, _ending=threading.Event())
+    # One job, sixteen neighbours: the second group waits for the first.
+    results = ended.tried_all([seeded("ls /nowhere", "one")] * 17, jobs=1)
+    next(results)
+    results.close()
+    with pytest.raises(CancelledError):
+        ended.tried(seeded("touch /tmp/one", "one"))
 
 
 def test_what_no_guest_can_show_is_not_applicable(bench: Bench) -> None:
