@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from seatrial.errors import ConfigError, ObservationError
-from seatrial.evidence.kconfig import broken_options, options_text, parse_kconfig
+from seatrial.evidence.kconfig import KCONFIG, broken_options, options_text, parse_kconfig
 from suite_bench import recorded
 
 FILLER = "".join(f"CONFIG_FILLER_{number}=y\n" for number in range(600))
@@ -26,6 +28,34 @@ def test_recorded_configuration_is_read() -> None:
 
 def test_absent_option_counts_as_not_set() -> None:
     assert parse_kconfig(HEAD + FILLER).value("NEVER_HEARD_OF") == "n"
+
+
+def test_an_option_on_which_files_disagree_has_no_value() -> None:
+    said = (
+        "# only /boot/config-6: # CONFIG_SECCOMP is not set\n"
+        "# only /usr/lib/c: CONFIG_SECCOMP=y\n"
+        "# only /usr/lib/c: #\n"
+    )
+    config = parse_kconfig(f"{HEAD}{FILLER}CONFIG_SECCOMP=y\nCONFIG_KEXEC=y\n{said}")
+    assert config.value("KEXEC") == "y"
+    with pytest.raises(ObservationError, match="CONFIG_SECCOMP: /boot/config-6 has # CONFIG_SECCOMP is not set; /usr"):
+        config.value("SECCOMP")
+
+
+@pytest.mark.parametrize(
+    ("edit", "disputed"),
+    [("s/a/a/", set()), ("s/CONFIG_FILLER_7=y/CONFIG_FILLER_7=m/", {"FILLER_7"}), ("/FILLER_8=/d", {"FILLER_8"})],
+)
+def test_the_question_compares_all_files_that_the_image_has(tmp_path: Path, edit: str, disputed: set[str]) -> None:
+    places = [tmp_path / name for name in ("first", "second", "third")]
+    script = KCONFIG.replace(
+        '"/usr/lib/modules/$r/config" "/usr/lib/modules/$r/build/.config" "/boot/config-$r"', " ".join(map(str, places))
+    ).replace("/proc/config.gz", str(tmp_path / "none"))
+    places[0].write_text(FILLER)
+    places[2].write_text(FILLER)
+    subprocess.run(["sed", "-i", edit, str(places[2])], check=True)
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    assert set(parse_kconfig(done.stdout).disputed) == disputed
 
 
 def test_longer_name_is_another_option() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from seatrial.errors import ConfigError, ObservationError
@@ -12,31 +12,45 @@ from seatrial.errors import ConfigError, ObservationError
 __all__ = ["KCONFIG", "KernelConfig", "broken_options", "options_text", "parse_kconfig"]
 
 # What the kernel itself says (/proc/config.gz) wins over files that somebody may have edited. /boot comes last: it may
-# have to be mounted first.
+# have to be mounted first. Where only files say it, they must agree.
 KCONFIG: Final = (
-    "r=$(uname -r); f=; "
-    'for c in /proc/config.gz "/usr/lib/modules/$r/config" "/usr/lib/modules/$r/build/.config" "/boot/config-$r"; do '
-    'if [ -z "$f" ] && [ -r "$c" ]; then f=$c; fi; done; '
+    'r=$(uname -r); f=; set -- "/usr/lib/modules/$r/config" "/usr/lib/modules/$r/build/.config" "/boot/config-$r"; '
+    'for c in /proc/config.gz "$@"; do if [ -z "$f" ] && [ -r "$c" ]; then f=$c; fi; done; '
     'echo "release $r"; echo "source ${f:-none}"; '
-    'case $f in "") ;; *.gz) gzip -dc "$f" ;; *) cat "$f" ;; esac'
+    'case $f in "") ;; *.gz) gzip -dc "$f" ;; *) cat "$f"; '
+    'for c in "$@"; do if [ -r "$c" ] && ! cmp -s "$f" "$c"; then '
+    'grep -vxFf "$f" "$c" | sed "s,^,# only $c: ,"; grep -vxFf "$c" "$f" | sed "s,^,# only $f: ,"; fi; done ;; esac'
 )
 
 _SET: Final = re.compile(r"CONFIG_([A-Za-z0-9_]+)=(.+)")
 _UNSET: Final = re.compile(r"# CONFIG_([A-Za-z0-9_]+) is not set")
 _TITLE: Final = re.compile(r"# Linux/\S+ (\S+) Kernel Configuration")
+_ONLY: Final = re.compile(r"# only (/\S+): (.*)")
 _FEWEST: Final = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelConfig:
-    """Options with their values; an option that is absent or "not set" counts as ``n``."""
+    """Options with their values; an option that is absent or "not set" counts as ``n``.
+
+    ``disputed`` holds by option what one file of several says of it, and another does not.
+    """
 
     release: str
     source: str
     options: Mapping[str, str]
+    disputed: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def value(self, name: str) -> str:
-        """Return the value of ``name`` (without ``CONFIG_``), strings without their quotes."""
+        """Return the value of ``name`` (without ``CONFIG_``), strings without their quotes.
+
+        :raises ObservationError: files of the image contradict each other, and the kernel does not say which is right.
+        """
+        if said := self.disputed.get(name):
+            raise ObservationError(
+                f"files with the kernel's configuration disagree on CONFIG_{name}: {'; '.join(said)[:400]}",
+                hint="ship one of them, or build the kernel with CONFIG_IKCONFIG_PROC: what it says itself wins",
+            )
         return self.options.get(name, "n")
 
 
@@ -54,8 +68,12 @@ def parse_kconfig(text: str) -> KernelConfig:
             hint="build the kernel with CONFIG_IKCONFIG_PROC, or ship its config file",
         )
     options: dict[str, str] = {}
+    disputed: dict[str, list[str]] = {}
     for line in filter(str.strip, lines[2:]):
-        if match := _SET.fullmatch(line):
+        if only := _ONLY.fullmatch(line):
+            if match := _SET.fullmatch(only[2]) or _UNSET.fullmatch(only[2]):
+                disputed.setdefault(match[1], []).append(f"{only[1]} has {only[2]}")
+        elif match := _SET.fullmatch(line):
             options[match[1]] = _unquoted(match[2])
         elif match := _UNSET.fullmatch(line):
             options[match[1]] = "n"
@@ -67,7 +85,7 @@ def parse_kconfig(text: str) -> KernelConfig:
         raise ObservationError(
             f"{source} holds {len(options)} options; a kernel has at least {_FEWEST}: it was cut off"
         )
-    return KernelConfig(release=release, source=source, options=options)
+    return KernelConfig(release=release, source=source, options=options, disputed=disputed)
 
 
 def broken_options(config: KernelConfig, alternatives: Sequence[Mapping[str, str]]) -> list[str]:
