@@ -43,6 +43,7 @@ OF_ITS_OWN: Final = frozenset({"guest", "booted_from", "rebooted"})
 _PLACE: Final = "/run/seatrial-mutant"
 _CHANGE_S: Final = 300.0
 _SHOWN: Final = 400
+_OLDER_S: Final = 5
 # An account such as a person would have, for changes that are about one ("$U"): nobody knows what its password is.
 _ACCOUNT: Final = "mutant"
 _SECRET: Final = f"$y$j9T${secrets.token_hex(11)}${secrets.token_hex(21)}."
@@ -328,6 +329,8 @@ class Bench:
             for mutant in mutants:
                 with contextlib.suppress(*forgiven):
                     _change(shell, mutant.change, root=MOUNTED_AT, disk=device)
+            # No image is built the moment before it boots; what tells old state from new goes by seconds.
+            shell.run(f"sleep {_OLDER_S}")
 
         with contextlib.ExitStack() as stack:
             try:
