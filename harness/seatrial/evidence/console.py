@@ -134,7 +134,7 @@ class Findings:
 
 
 class Scanner:
-    """Reads a console as it comes: follows the phase, keeps findings, remembers the first fatal line, which is one.
+    """Reads a console as it comes: follows the phase, keeps findings, and remembers the first that is fatal.
 
     ``restarts`` counts the starts that were seen again, ``left`` is the phase in which the last of them came.
 
