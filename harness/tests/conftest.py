@@ -13,6 +13,7 @@ from hypothesis import settings
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 
+from gate_bench import Judged
 from seatrial.clock import Deadline
 from seatrial.guest.shell import Shell, root_shell
 from seatrial.guest.ssh import Address, Connection, RunKey, connect
@@ -46,3 +47,8 @@ def connection(server: Served, run_key: RunKey) -> Iterator[Connection]:
 def shell(connection: Connection) -> Iterator[Shell]:
     with root_shell(connection, guard=lambda: None, timeout_s=20) as opened:
         yield opened
+
+
+@pytest.fixture
+def judged(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Judged:
+    return Judged(pytester, monkeypatch)

@@ -2,91 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import seatrial.copies
 import seatrial.gate
 import seatrial.plugin
 import seatrial.writes
+from gate_bench import CHECKS, TABLE, Judged, check_body, image, outcomes, run, suite
 from seatrial.errors import (
     BootFatal,
-    BootTimeout,
     ConfigError,
     HostError,
-    KernelPanic,
-    ObservationError,
-    SeatrialError,
-    SessionError,
-    SessionLost,
 )
 from seatrial.evidence.disk.partitions import Region
 from seatrial.evidence.disk.writes import Change
-from seatrial.guest.backend import new_host
-from seatrial.guest.facts import Facts
-from seatrial.guest.shell import MOST_OUTPUT
-from seatrial.guest.ssh import RunKey
-from seatrial.machine.boot import Launch
-from seatrial.restore import Restores
-from seatrial.session import Candidate, Session, launch_of
-
-TABLE = """
-[[control]]
-id = "first-control"
-title = "The first holds"
-severity = "high"
-rationale = "Because."
-remedy = "Mend it."
-refs = []
-applies-to = ["general-purpose", "immutable-host"]
-[[control]]
-id = "second-control"
-title = "The second holds"
-severity = "low"
-rationale = "Because."
-remedy = "Mend it."
-refs = []
-applies-to = ["general-purpose", "immutable-host"]
-probe = { invented = "x" }
-"""
-CHECKS = """
-import pytest
-
-@pytest.mark.control("first-control")
-def test_first(check, host):
-    check.equal(host.run("true").rc, 0, what="status")
-
-@pytest.mark.probe("invented")
-def test_second(row, check):
-    check.equal(row.probe["invented"], "x", what="probe")
-"""
-GPT = b"\0" * 510 + b"\x55\xaa" + b"EFI PART" + b"\0" * 5000
-
-
-def suite(pytester: pytest.Pytester, checks: str = CHECKS, table: str = TABLE) -> Path:
-    folder = pytester.path / "my-suite"
-    folder.mkdir(exist_ok=True)
-    (folder / "controls.toml").write_text(table)
-    (folder / "test_mine.py").write_text(checks)
-    return folder
-
-
-def image(pytester: pytest.Pytester) -> str:
-    path = pytester.path / "disk.raw"
-    path.write_bytes(GPT)
-    return f"--image={path}"
-
-
-def run(pytester: pytest.Pytester, *arguments: str | Path) -> pytest.RunResult:
-    return pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
 
 
 def test_without_an_image_the_suites_refuse_to_run(pytester: pytest.Pytester) -> None:
@@ -177,135 +109,6 @@ def test_collect_only_boots_nothing(pytester: pytest.Pytester) -> None:
     assert not list(pytester.path.glob("**/record.json"))
 
 
-class LocalShell:
-    """A guest without a virtual machine: answers from the local sh."""
-
-    def __init__(self, name: str = "ready") -> None:
-        self.name = name
-
-    def run(self, command: str, *, timeout_s: float | None = None) -> tuple[int, bytes, bytes]:
-        if command == "lose":
-            raise SessionLost("the SSH connection broke")
-        if command == "who":
-            return 0, self.name.encode(), b""
-        done = subprocess.run(["sh", "-c", command], capture_output=True, check=False)
-        return done.returncode, done.stdout, done.stderr
-
-    def run_all(
-        self, commands: Sequence[str], *, most_output: int = MOST_OUTPUT, timeout_s: float | None = None
-    ) -> Iterator[tuple[int, bytes, bytes] | SessionError]:
-        for command in commands:
-            yield self.run(command)
-
-
-class FakeBoot:
-    """A boot whose kernel panics once a file of that name is in the working folder."""
-
-    console = SimpleNamespace(
-        path=Path("/dev/null"), text=lambda _most: "Kernel panic" if Path("panicked").exists() else ""
-    )
-    launch = SimpleNamespace(
-        choice=SimpleNamespace(accelerator="tcg"), machine=SimpleNamespace(firmware="uefi", tpm="none")
-    )
-    watch = SimpleNamespace(findings=())
-    overlays = ()
-    process = SimpleNamespace(status=0)
-
-    def guard(self) -> None:
-        if Path("panicked").exists():
-            raise KernelPanic("the kernel panicked")
-
-
-def fake_boot(error: Exception | None) -> Callable[..., contextlib.AbstractContextManager[Session]]:
-    @contextlib.contextmanager
-    def booted(
-        candidate: Candidate,
-        folder: Path,
-        *,
-        describe: Callable[[Launch], None],
-        is_cloneable: bool,
-        has_spare_port: bool,
-        **_rest: object,
-    ) -> Iterator[Session]:
-        launch = launch_of(
-            candidate, candidate.tries[0], folder, run="r", key=RunKey("seatrial-run"), is_cloneable=is_cloneable
-        )
-        describe(replace(launch, has_spare_port=has_spare_port))
-        if error is not None:
-            raise error
-        yield fake_session("ready", restorer=FakeRestorer())
-
-    return booted
-
-
-def fake_session(name: str, **more: Any) -> Session:
-    shell: Any = LocalShell(name)
-    connection = SimpleNamespace(is_alive=True)
-    guest: Any = SimpleNamespace(
-        shell=shell,
-        banner_s=1.0,
-        login_s=2.0,
-        ready_s=3.0,
-        state="running",
-        connection=connection,
-        address=SimpleNamespace(host_key=("ssh-ed25519", b"key")),
-    )
-    boot: Any = FakeBoot()
-    return Session(host=new_host(shell, "fake"), facts=Facts(shell), guest=guest, boot=boot, **more)
-
-
-class FakeRestorer:
-    """Gives guests with names: copy-1, copy-2, cold-3; keeps what was asked of it."""
-
-    def __init__(self) -> None:
-        self.frozen = False
-        self.restores: Restores | None = None
-        self.count = 0
-
-    def freeze(self, _session: Session) -> None:
-        self.frozen = True
-
-    def _named(self, kind: str) -> contextlib.AbstractContextManager[Session]:
-        self.count += 1
-        way = "template" if self.frozen else "cold boot"
-        self.restores = Restores(method=way, seconds=(0.5,) * self.count, cold_boots=int(kind == "cold"))
-        return contextlib.nullcontext(fake_session(f"{kind}-{self.count}", is_restored=True))
-
-    def restored(self, _session: Session) -> contextlib.AbstractContextManager[Session]:
-        return self._named("copy")
-
-    def cold_boot(self, _session: Session, *, disk: int | None = None) -> contextlib.AbstractContextManager[Session]:
-        return self._named("cold")
-
-
-class Judged:
-    """Judges a suite on the fake guest, in this process; gives pytest's result and the record."""
-
-    def __init__(self, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.pytester = pytester
-        self.monkeypatch = monkeypatch
-
-    def __call__(
-        self, checks: str, *arguments: str, table: str = TABLE, error: Exception | None = None
-    ) -> tuple[pytest.RunResult, dict[str, Any]]:
-        self.monkeypatch.setattr(seatrial.gate, "booted", fake_boot(error))
-        folder = suite(self.pytester, checks, table)
-        out = self.pytester.path / "out"
-        fixed = ("-p", "no:cacheprovider", image(self.pytester), "--flavour=debian-general", "--accel=tcg")
-        result = self.pytester.runpytest_inprocess(*fixed, f"--out={out}", *arguments, folder)
-        (record,) = out.glob("*/record.json")
-        return result, json.loads(record.read_text())
-
-
-@pytest.fixture
-def judged(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Judged:
-    return Judged(pytester, monkeypatch)
-
-
-def outcomes(record: dict[str, Any]) -> dict[str, str]:
-    return {verdict["control"]: verdict["outcome"] for verdict in record["verdicts"]}
-
-
 def test_checks_that_hold_release_the_image(judged: Judged) -> None:
     result, record = judged(CHECKS)
     assert result.ret == 0
@@ -313,10 +116,6 @@ def test_checks_that_hold_release_the_image(judged: Judged) -> None:
     assert outcomes(record) == {"first-control": "pass", "second-control": "pass"}
     assert record["image"]["sha256"] == record["image"]["sha256_after"]
     result.stdout.fnmatch_lines(["decision: release*"])
-
-
-def check_body(body: str) -> str:
-    return CHECKS.replace('check.equal(host.run("true").rc, 0, what="status")', body)
 
 
 @pytest.mark.parametrize(
@@ -556,172 +355,6 @@ def test_a_faulty_waivers_file_is_a_usage_error_before_anything_boots(pytester: 
     result = run(pytester, image(pytester), "--flavour=debian-general", suite(pytester))
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*disk.raw.waivers.toml' is not a valid table of waivers:*", "*owner: String should*"])
-
-
-def who(*lines: str, mark: str = "@pytest.mark.changes_guest", takes: str = "check, host, facts") -> str:
-    """Return checks whose first one has a guest of its own."""
-    body = "".join(f"    {line}\n" for line in lines)
-    first = CHECKS.replace(
-        'def test_first(check, host):\n    check.equal(host.run("true").rc, 0, what="status")\n',
-        f"{mark}\ndef test_first({takes}):\n{body}",
-    )
-    return first.replace(
-        'def test_second(row, check):\n    check.equal(row.probe["invented"], "x", what="probe")',
-        "def test_second(row, check, facts, host):\n"
-        '    check.equal(facts.text("who") + host.run("who").stdout, "readyready", what="guest")',
-    )
-
-
-OWN = 'check.equal((facts.text("who"), host.run("who").stdout), ("copy-1", "copy-1"), what="guest")'
-
-
-def test_a_check_that_changes_the_guest_gets_a_copy_and_the_others_keep_theirs(judged: Judged) -> None:
-    result, record = judged(who(OWN))
-    assert outcomes(record) == {"first-control": "pass", "second-control": "pass"}
-    assert result.ret == 0
-    assert record["restores"]["method"] == "template"
-    assert "vm generation id" in str(record["differences"]).lower()
-
-
-def test_a_whole_class_or_module_can_be_marked(judged: Judged) -> None:
-    result, record = judged("import pytest\npytestmark = pytest.mark.changes_guest\n" + who(OWN, mark=""))
-    assert outcomes(record)["first-control"] == "pass"
-    assert record["restores"]["seconds"] == [0.5, 0.5]
-    assert result.ret == 1  # the second check saw a copy as well, and says so
-    verdict = next(v for v in record["verdicts"] if v["control"] == "second-control")
-    assert "copy-2copy-2" in verdict["because"]
-
-
-def test_every_fixture_that_such_a_check_uses_means_its_own_guest(judged: Judged) -> None:
-    fixture = "@pytest.fixture\ndef named(host):\n    return host.run('who').stdout\n\n"
-    checks = who('check.equal(named, "copy-1", what="guest")', takes="check, named")
-    result, _record = judged(checks.replace("\n@pytest.mark.control", f"\n{fixture}@pytest.mark.control", 1))
-    assert result.ret == 0
-
-
-def test_a_wider_fixture_that_would_leak_the_shared_guest_into_such_a_check_is_refused(judged: Judged) -> None:
-    fixture = "@pytest.fixture(scope='module')\ndef named(host):\n    return host.run('who').stdout\n\n"
-    checks = who('check.equal(named, "copy-1", what="guest")', takes="check, named")
-    _result, record = judged(checks.replace("\n@pytest.mark.control", f"\n{fixture}@pytest.mark.control", 1))
-    verdict = next(v for v in record["verdicts"] if v["control"] == "first-control")
-    assert verdict["outcome"] != "pass"
-    assert "ScopeMismatch" in verdict["because"]
-
-
-def test_any_number_of_copies_can_be_asked_for(judged: Judged) -> None:
-    lines = (
-        "with restored() as one, restored() as two:",
-        '    check.equal((one.facts.text("who"), two.host.run("who").stdout), ("copy-1", "copy-2"), what="guests")',
-    )
-    result, record = judged(who(*lines, mark="", takes="check, restored"))
-    assert (result.ret, record["restores"]["seconds"]) == (0, [0.5, 0.5])
-
-
-def test_two_cold_boots_can_be_compared_and_nothing_is_frozen_for_them(judged: Judged) -> None:
-    line = 'check.equal([f.text("who") for f in cold_boots], ["ready", "cold-1"], what="guests")'
-    result, record = judged(who(line, mark="", takes="check, cold_boots"))
-    assert (result.ret, record["restores"]["cold_boots"]) == (0, 1)
-    assert "made to be copied" not in str(record["differences"]).lower()
-
-
-def test_a_boot_from_a_changed_disk_is_offered_and_is_on_record(
-    judged: Judged, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def booted_from(session: Session, change: str) -> contextlib.AbstractContextManager[Session]:
-        return contextlib.nullcontext(fake_session(f"{change} after {session.host.run('who').stdout}"))
-
-    monkeypatch.setattr(seatrial.copies, "booted", booted_from)
-    lines = (
-        'with booted_from("emptied") as changed:',
-        '    check.equal(changed.facts.text("who"), "emptied after ready", what="guest")',
-    )
-    result, record = judged(who(*lines, mark="", takes="check, booted_from"))
-    assert result.ret == 0
-    told = str(record["differences"])
-    assert "an empty PCI Express port" in told
-    assert "made to be copied" in told
-
-
-REBOOTED = """
-import pytest
-
-@pytest.mark.control("first-control")
-def test_first(check, rebooted):
-    check.equal((rebooted.before.text("who"), rebooted.after.text("who")), ("copy-1", "copy-1 again"), what="guests")
-
-@pytest.mark.probe("invented")
-def test_second(row, check, rebooted):
-    check.equal((rebooted.before.text("echo 1"), rebooted.after.text("echo 2")), ("1\\n", "2\\n"), what="answers")
-"""
-
-
-def rebooting(monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> list[str]:
-    """Let a fake guest reboot, or fail to; return the names of those that did."""
-    names: list[str] = []
-
-    def reboot(session: Session, *, key_may_change: bool = False) -> None:
-        shell: Any = session.guest.shell
-        names.append(shell.name)
-        if error is not None:
-            raise error
-        again: Any = LocalShell(f"{shell.name} again")
-        session.facts = Facts(again)
-
-    monkeypatch.setattr(Session, "reboot", reboot)
-    return names
-
-
-def test_one_reboot_of_one_copy_answers_all_checks_that_look_at_one(
-    judged: Judged, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names = rebooting(monkeypatch)
-    result, record = judged(REBOOTED)
-    assert (result.ret, names) == (0, ["copy-1"])
-    assert record["restores"]["seconds"] == [0.5]
-    assert "made to be copied" in str(record["differences"]).lower()
-
-
-@pytest.mark.parametrize("error", [BootTimeout("the guest did not come back"), SessionLost("the connection broke")])
-def test_a_copy_that_does_not_come_back_is_waited_for_once_and_is_nobody_elses_loss(
-    judged: Judged, monkeypatch: pytest.MonkeyPatch, error: SeatrialError
-) -> None:
-    names = rebooting(monkeypatch, error)
-    result, record = judged(REBOOTED)
-    assert names == ["copy-1"]
-    assert outcomes(record) == {"first-control": "error", "second-control": "error"}
-    assert {verdict["because"] for verdict in record["verdicts"]} == {f"could not tell: {error.message}"}
-    assert (result.ret, record["problem"]) == (1, None)
-
-
-def test_what_a_copy_would_falsify_is_asked_on_a_cold_boot(judged: Judged) -> None:
-    table = TABLE.replace('title = "The first', 'falsified-by = ["machine-id"]\ntitle = "The first')
-    result, _record = judged(who('check.equal(facts.text("who"), "cold-1", what="guest")'), table=table)
-    assert result.ret == 0
-
-
-def test_the_loss_of_a_copy_is_an_error_of_its_check_only(judged: Judged) -> None:
-    result, record = judged(who('host.run("lose")'))
-    assert outcomes(record) == {"first-control": "error", "second-control": "pass"}
-    assert (result.ret, record["problem"]) == (1, None)
-
-
-def test_the_guest_of_others_is_not_handed_out_for_changes(judged: Judged) -> None:
-    _result, record = judged(who("guest.reboot()", mark="", takes="check, guest"))
-    verdict = next(v for v in record["verdicts"] if v["control"] == "first-control")
-    assert verdict["outcome"] != "pass"
-    assert "is for checks marked 'changes_guest'" in verdict["because"]
-
-
-def test_the_guest_that_all_look_at_is_never_restarted() -> None:
-    with pytest.raises(ObservationError, match="may not be restarted"):
-        fake_session("ready").reboot()
-    with pytest.raises(ObservationError, match="a copy of a copy"):
-        fake_session("copy").restored()
-
-
-def test_a_run_without_such_checks_freezes_nothing(judged: Judged) -> None:
-    _result, record = judged(CHECKS)
-    assert record["restores"] is None
 
 
 def test_a_second_interrupt_says_that_nothing_was_judged(
