@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from micro_boot import micro_session
 from seatrial.check import Check
-from seatrial.errors import SessionLost
+from seatrial.errors import BootHung, SessionLost
 from seatrial.guest.facts import Facts
 from seatrial.machine.boot import BootFacts
 from seatrial.mutants_file import Mutant, Stage
@@ -140,6 +140,21 @@ def test_changes_that_break_the_guest_together_are_looked_at_alone(
     monkeypatch.setattr(Bench, "_before_and_after", breaking)
     results = list(bench.tried_all(mutants, jobs=1))
     assert [one.result for one in results] == [Result.KILLED, Result.FALSE_ALARM]
+
+
+@pytest.mark.parametrize(("hangs", "result"), [(1, Result.KILLED), (2, Result.SURVIVED)])
+def test_a_boot_that_hung_once_is_tried_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, hangs: int, result: Result
+) -> None:
+    really, left = Bench._before_and_after, [BootHung("the boot hangs")] * hangs
+
+    def hanging(self: Bench, mutants: Sequence[Mutant], asked: Collection[str] | None) -> object:
+        if left:
+            raise left.pop()
+        return really(self, mutants, asked)
+
+    monkeypatch.setattr(Bench, "_before_and_after", hanging)
+    assert bench.tried(seeded("touch /tmp/one", "one")).result is result
 
 
 def test_a_change_has_its_files_its_account_and_its_root(bench: Bench) -> None:
