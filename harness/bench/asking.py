@@ -17,6 +17,7 @@ import testinfra
 from rows import Row
 from seatrial.again import called
 from seatrial.guest.facts import Facts
+from seatrial.guest.ssh import OnDemand
 from seatrial.mutation import Probe
 from seatrial.mutation_run import Ready, on_ready_guest
 from seatrial.rehearsal import collect
@@ -53,9 +54,9 @@ def _compared(ready: Ready) -> list[Row]:
     probes = [p for p in ready.probes if not {"guest", "host"} & p.check.needs and "facts" in p.check.needs]
     _ours(ready, ready.session, probes)  # both sides find what they read in the guest's memory
     with ready.session.restored() as copy:
-        copy.shell.run("true")
+        _log_in(copy)
         ours_s = _ours(ready, copy, probes)
-        questions, trips = list(copy.facts.answers), copy.facts.round_trips
+        questions, trips = list(copy.facts.answers), copy.facts.rounds
     with ready.session.restored() as copy:
         asker = ByTestinfra(_host(ready, copy))
         start = time.perf_counter()
@@ -66,7 +67,7 @@ def _compared(ready: Ready) -> list[Row]:
         for probe in probes:
             called(probe.check, replace(copy, facts=Facts(asker)), ready.candidate.flavour)
         each_s = time.perf_counter() - start
-    print(f"{len(probes)} read-only controls, {len(questions)} questions in {trips} round trips: {ours_s:.1f} s")
+    print(f"{len(probes)} read-only controls, {len(questions)} questions in {trips} rounds: {ours_s:.1f} s")
     print(f"testinfra: each question once {once_s:.1f} s, the {asker.asked} questions of all controls {each_s:.1f} s")
     return [
         Row.at_least("testinfra's paramiko backend, each control asking, against collecting", each_s / ours_s, 10),
@@ -85,6 +86,13 @@ def _ours(ready: Ready, session: Session, probes: Sequence[Probe]) -> float:
     for probe in probes:
         called(probe.check, session, ready.candidate.flavour)
     return time.perf_counter() - start
+
+
+def _log_in(copy: Session) -> None:
+    """Have a root shell and an SSH connection in ``copy``, as a guest that has just booted has."""
+    assert isinstance(copy.guest.connection, OnDemand)
+    assert copy.guest.connection.connection.is_alive
+    assert copy.shell.run("true")[0] == 0
 
 
 def _host(ready: Ready, copy: Session) -> Any:

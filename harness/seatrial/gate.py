@@ -209,7 +209,7 @@ class Run:
         checks = [Rehearsal(ask_identity, frozenset({"facts"})), *checks]
         boot = session.boot_facts if any("boot" in check.needs for check in checks) else None
         done = collect(session.facts, checks, flavour=self.candidate.flavour, boot=boot)
-        self.progress.phase(f"{done.questions} facts in {done.round_trips} round trips")
+        self.progress.phase(f"{done.questions} facts in {done.rounds} rounds")
         self.note_identity(session)
 
     def note_identity(self, session: Session) -> None:

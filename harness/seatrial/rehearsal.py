@@ -81,7 +81,7 @@ class Collection:
     """What collecting came to: questions answered, and round trips."""
 
     questions: int
-    round_trips: int
+    rounds: int
 
 
 def not_yet() -> Facts:
@@ -101,7 +101,7 @@ def collect(
     :param offer: as what the checks get ``facts``.
     :raises SessionLost: the connection broke.
     """
-    before, trips = len(facts.answers), facts.round_trips
+    before, trips = len(facts.answers), facts.rounds
     todo = [check for check in checks if check.needs & offer(facts).keys()]
     for _round in range(_MOST_ROUNDS):
         foreseen = _Foreseen(facts.answers)
@@ -112,7 +112,7 @@ def collect(
         facts.ask_all(foreseen.lacking)
         if any(command not in facts.answers for command in foreseen.lacking):
             break  # whoever answers takes no batches: each question is asked when its check runs
-    return Collection(questions=len(facts.answers) - before, round_trips=facts.round_trips - trips)
+    return Collection(questions=len(facts.answers) - before, rounds=facts.rounds - trips)
 
 
 def _ended(check: Rehearsal, offered: Mapping[str, object]) -> bool:

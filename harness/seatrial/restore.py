@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 from seatrial.clock import Deadline, monotonic_s, utc_now
 from seatrial.errors import BootTimeout, GuestStopped, ObservationError, SeatrialError
 from seatrial.guest.facts import Asker, Facts
+from seatrial.guest.lanes import Lanes
 from seatrial.guest.lifeline import held_open
 from seatrial.guest.ready import Guest
 from seatrial.guest.restart import BOOT_ID, POWER_OFF, REBOOT, USERSPACE, WayIn, came_back, order, told
@@ -49,6 +50,7 @@ FREEZABLE: Final = (
     ),
 )
 _MOST_CONSOLE: Final = 262_144
+_MOST_LANES: Final = 4  # of the ten channels that sshd allows a connection (MaxSessions, sshd_config(5))
 _MEMORY_S: Final = 300.0
 _OVERHEAD: Final = 192 << 20  # QEMU itself and its translated code
 # systemd waits 90 s for a unit to stop (DefaultTimeoutStopSec=, systemd-system.conf(5)).
@@ -247,7 +249,8 @@ def new_session(guest: Guest, boot: Boot, **more: Any) -> Session:
     from seatrial.guest.backend import new_host  # noqa: PLC0415
 
     host = new_host(guest.shell, boot.launch.image.path.name)
-    return Session(host=host, facts=Facts(guest.shell), guest=guest, boot=boot, **more)
+    lanes = Lanes(guest.shell, most=min(boot.launch.machine.cpus, _MOST_LANES))
+    return Session(host=host, facts=Facts(lanes), guest=guest, boot=boot, **more)
 
 
 class Cold(Protocol):

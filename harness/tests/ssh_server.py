@@ -22,6 +22,8 @@ class Served:
     commands: list[str] = field(default_factory=list)
     # Folder of programs that commands find first.
     programs: str = ""
+    # Channels that a connection may open, in all.
+    most_channels: int = 1000
     # Called in the server's thread before it lets a key in, opens a channel, or starts a command.
     on_login: Callable[[], None] = lambda: None
     on_open: Callable[[], None] = lambda: None
@@ -52,7 +54,7 @@ class _Server(paramiko.ServerInterface):
         self.served.on_open()
         return (
             paramiko.common.OPEN_SUCCEEDED
-            if kind == "session"
+            if kind == "session" and chanid < self.served.most_channels
             else paramiko.common.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
         )
 

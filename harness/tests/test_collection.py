@@ -149,7 +149,7 @@ def test_questions_of_all_checks_come_in_one_round_trip_and_derived_ones_in_a_se
 
     facts = collected(guest, rehearsal(derived), rehearsal(constant), rehearsal(lambda facts: facts.text("other")))
     assert guest.batches == [["first", "other"], ["second of first"]]
-    assert (guest.single, facts.round_trips) == ([], 2)
+    assert (guest.single, facts.rounds) == ([], 2)
 
 
 def test_no_question_is_asked_twice() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
 from seatrial.errors import NotRecorded, ObservationError, SessionError
+from seatrial.guest.lanes import is_asked_alone
 
 __all__ = ["Answer", "Asker", "BatchAsker", "Facts", "Recorded"]
 
@@ -61,7 +62,7 @@ class Facts:
     def __init__(self, asker: Asker) -> None:
         self._asker = asker
         self.answers: dict[str, Answer] = {}
-        self.round_trips = 0
+        self.rounds = 0
 
     def ask(self, command: str) -> Answer:
         """Return the answer to ``command`` (POSIX sh, as root), asking the guest the first time only.
@@ -69,7 +70,7 @@ class Facts:
         :raises SessionError: the guest gave no answer, now or when it was asked before.
         """
         if command not in self.answers:
-            self.round_trips += 1
+            self.rounds += 1
             try:
                 self._keep(command, self._asker.run(command))
             except SessionError as exc:
@@ -86,8 +87,9 @@ class Facts:
         :raises SessionLost: the connection broke; the answers until then are kept.
         """
         open_ones = [command for command in dict.fromkeys(commands) if command not in self.answers]
+        open_ones.sort(key=is_asked_alone, reverse=True)
         if open_ones and isinstance(self._asker, BatchAsker):
-            self.round_trips += 1
+            self.rounds += 1
             answers = self._asker.run_all(open_ones, most_output=_MOST_FACT)
             for command, answer in zip(open_ones, answers, strict=True):
                 self._keep(command, answer)

@@ -61,6 +61,11 @@ class Opener(Protocol):
         """Return whether a command may still be started."""
         ...
 
+    @property
+    def is_connected(self) -> bool:
+        """Return whether a command can be started without a new login."""
+        ...
+
     def open(self, command: str, *, deadline: Deadline) -> Channel:
         """Start ``command`` on a channel of its own."""
         ...
@@ -74,6 +79,22 @@ class Shell:
         self._guard = guard
         self._timeout_s = timeout_s
         self._channel: Stream | None = channel
+
+    def beside(self, *, guard: Guard) -> Shell | None:
+        """Return another shell on the same connection, which the caller closes; None while this one is not open.
+
+        There is none either where it takes a new login: this one answers by a lifeline.
+
+        :param guard: called beside this shell's own, by whoever uses the other shell.
+        """
+        if self._channel is None or not self._connection.is_connected:
+            return None
+
+        def both() -> None:
+            guard()
+            self._guard()
+
+        return Shell(self._connection, guard=both, timeout_s=self._timeout_s)
 
     def run(self, command: str, *, timeout_s: float | None = None) -> tuple[int, bytes, bytes]:
         """Return exit status, stdout and stderr of ``command``, run by ``sh -c`` as root.

@@ -284,6 +284,11 @@ class Connection:
         """Return whether the transport is still up."""
         return self._transport.is_active()
 
+    @property
+    def is_connected(self) -> bool:
+        """Return whether a command can be started without a new login."""
+        return self.is_alive
+
     def close(self) -> None:
         """End the connection."""
         self._transport.close()
@@ -365,6 +370,11 @@ class OnDemand:
     def is_alive(self) -> bool:
         """Return whether there is no connection yet, or one that is up."""
         return self._made is None or self._made.is_alive
+
+    @property
+    def is_connected(self) -> bool:
+        """Return whether there is a connection, and it is up."""
+        return self._made is not None and self._made.is_alive
 
     def close(self) -> None:
         """End the connection, if there is one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +76,7 @@ class Watch:
     qemu_log: Path
     limits: HangLimits | None = None
     tpm: Tpm | None = None
+    _lock: threading.RLock = field(default_factory=threading.RLock)
     _failure: SeatrialError | None = None
     _last_event: int = 0
     _restarts: int = 0
@@ -99,7 +101,7 @@ class Watch:
         return self.console.scanner.findings.all
 
     def guard(self) -> None:
-        """Raise when there is nothing left to wait for; cheap enough for every turn of a loop that waits.
+        """Raise when there is nothing left to wait for; cheap enough for every turn of a loop; for any thread.
 
         :raises BootFatal: the console, or the pvpanic device, showed a state from which no boot recovers.
         :raises BootHung: console, disk and CPU stand still.
@@ -109,17 +111,18 @@ class Watch:
         :raises TpmLost: the emulator of the TPM ended.
         :raises HostError: this host's disk is full.
         """
-        if self._failure is None:
-            try:
-                self._failure = self._trouble()
-            except GuestStopped:  # QEMU did not answer the monitor: mostly because it ended just now
-                if not self.process.ends_within(_REASON_S):
-                    raise
-                self._failure = self._trouble()
-            if isinstance(self._failure, BootError):
-                self._failure.scene = self._scene()
-        if self._failure is not None:
-            raise self._failure.with_traceback(None)
+        with self._lock:
+            if self._failure is None:
+                try:
+                    self._failure = self._trouble()
+                except GuestStopped:  # QEMU did not answer the monitor: mostly because it ended just now
+                    if not self.process.ends_within(_REASON_S):
+                        raise
+                    self._failure = self._trouble()
+                if isinstance(self._failure, BootError):
+                    self._failure.scene = self._scene()
+            if self._failure is not None:
+                raise self._failure.with_traceback(None)
 
     def let_in(self) -> None:
         """Say that somebody could log in: a guest that answers does not hang, however still it is."""
