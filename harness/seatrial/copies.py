@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from seatrial.emulation import once_more
 from seatrial.offline import booted_from as booted
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def _from_changed_disks(ready: Callable[[], Session]) -> Callable[..., object]:
         all that is mounted there, and ``$DISK`` the disk. That it could not be changed is an ``ObservationError``;
         whatever else is raised on entering says why it did not come up.
         """
-        return lambda change: booted(ready(), change)
+        return lambda change: once_more(lambda: booted(ready(), change))
 
     return booted_from
 

@@ -38,6 +38,7 @@ __all__ = [
     "SecureBootRefused",
     "SessionError",
     "SessionLost",
+    "TimerLost",
     "TpmLost",
     "packed",
     "unpacked",
@@ -51,6 +52,7 @@ class SeatrialError(Exception):
       - ConfigError        the user must change an option or a table            exit status 4
       - HostError          this computer lacks something (QEMU, space, ...)     exit status 2
         - AcceleratorError   KVM is there but runs no guest
+          - TimerLost          the emulator lost a processor's timer: QEMU's fault, not the image's
         - TpmLost            the TPM's emulator ended under the guest
       - BootError          the image did not come up                            exit status 1
         - BootFatal          the console said so; its kinds:
@@ -114,6 +116,10 @@ class HostError(SeatrialError):
 
 class AcceleratorError(HostError):
     """The accelerator is there, but runs no guest."""
+
+
+class TimerLost(AcceleratorError):
+    """The emulator lost the timer of one of the guest's processors, which wakes nothing any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

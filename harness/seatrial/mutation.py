@@ -19,7 +19,7 @@ from typing import Final, Protocol
 
 from seatrial.again import called
 from seatrial.clock import monotonic_s
-from seatrial.errors import BootHung, ObservationError, SeatrialError
+from seatrial.errors import BootHung, ObservationError, SeatrialError, TimerLost
 from seatrial.guest.shell import Shell
 from seatrial.machine.disk import nameless_duplicate
 from seatrial.mutants_file import Mutant, Stage
@@ -199,7 +199,7 @@ class Bench:
             self._refused(mutant)
             try:
                 before, after = self._before_and_after([mutant], asked)
-            except BootHung:
+            except (BootHung, TimerLost):
                 # Under emulation a boot hangs now and then, whatever is on the disk; a defect does so again.
                 before, after = self._before_and_after([mutant], asked)
             done = compared(mutant, before, after, image=self.image, follows=self.follows)

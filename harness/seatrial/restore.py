@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from seatrial.clock import Deadline, monotonic_s, utc_now
+from seatrial.emulation import once_more
 from seatrial.errors import BootTimeout, GuestStopped, ObservationError, SeatrialError
 from seatrial.guest.facts import Asker, Facts
 from seatrial.guest.lanes import Lanes
@@ -147,7 +148,10 @@ class Session:
         :param disk: a descriptor of the overlay over the image to boot from; None for a fresh one.
         :raises SeatrialError: it did not come up.
         """
-        return self._own_restorer().cold_boot(self, disk=disk)
+        restorer = self._own_restorer()
+        if disk is not None:  # what a boot has written to is no fresh disk
+            return restorer.cold_boot(self, disk=disk)
+        return once_more(lambda: restorer.cold_boot(self))
 
     def _own_restorer(self) -> Restorer:
         if self.restorer is None:
@@ -340,7 +344,7 @@ class Restorer:
     def restored(self, session: Session) -> Iterator[Session]:
         """Give a copy of the guest of ``session``; see :meth:`Session.restored`."""
         self.freeze(session)
-        copy = self.cold_boot(session) if self.template is None else self.copied(session.guest, self.template)
+        copy = session.cold_boot() if self.template is None else self.copied(session.guest, self.template)
         with copy as restored:
             yield restored
 

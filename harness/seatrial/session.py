@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TypeVar
 
 from seatrial.access import way_in
 from seatrial.clock import utc_now
-from seatrial.errors import AcceleratorError, AuthRefused, ConfigError
+from seatrial.errors import AcceleratorError, AuthRefused, ConfigError, TimerLost
 from seatrial.evidence.access import advice
 from seatrial.guest.ready import Patience, ready_guest
 from seatrial.guest.restart import WayIn
@@ -184,14 +185,25 @@ def first_usable(
 ) -> Iterator[Started]:
     """Give what ``start`` gives for the first accelerator that runs a guest; what was learnt of KVM is remembered.
 
+    A boot in which the emulator loses a timer is repeated once.
+
     :raises AcceleratorError: none does.
     """
-    for number, choice in enumerate(tries, start=1):
+    todo, was_repeated = deque(tries), False
+    while todo:
+        choice = todo.popleft()
         with contextlib.ExitStack() as stack:
             try:
                 started = stack.enter_context(start(choice))
+            except TimerLost as exc:
+                if was_repeated:
+                    raise
+                was_repeated = True
+                progress.note(f"booting once more: {exc.message}")
+                todo.appendleft(dataclasses.replace(choice, reason=f"{choice.reason}; the second boot: {exc.message}"))
+                continue
             except AcceleratorError as exc:
-                if number == len(tries):
+                if not todo:
                     raise
                 remember_kvm(cache_dir(), works=False, reason=f"KVM ran no guest on this host: {exc.message}")
                 progress.note(f"KVM is not usable here: {exc.message}")

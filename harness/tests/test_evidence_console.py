@@ -63,6 +63,7 @@ SUSPICIOUS_LINES = [
     ("[   30.1] watchdog: BUG: soft lockup - CPU#0 stuck for 22s! [swapper/0:1]", "soft-lockup"),
     ("[   30.1] watchdog: Watchdog detected hard LOCKUP on cpu 1", "soft-lockup"),
     ("[   60.2] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:", "rcu-stall"),
+    ("[   22.8] rcu: \tPossible timer handling issue on cpu=1 timer-softirq=4", "lost-timer"),
     ("[  240.1] INFO: task mount:123 blocked for more than 120 seconds.", "hung-task"),
     ("[    1.1] WARNING: CPU: 0 PID: 1 at kernel/foo.c:12 foo+0x1/0x2", "kernel-warning"),
     ("[    1.1] Call Trace:", "call-trace"),

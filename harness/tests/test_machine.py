@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import socket
@@ -14,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from seatrial.clock import Deadline
-from seatrial.errors import AcceleratorError, BootTimeout, ConfigError, HostError
+from seatrial.emulation import once_more
+from seatrial.errors import AcceleratorError, BootTimeout, ConfigError, HostError, TimerLost
 from seatrial.evidence.disk.formats import Format
 from seatrial.guest.ready import Patience, ready_guest
 from seatrial.guest.ssh import Address, RunKey
@@ -183,8 +185,6 @@ class Starts:
         self.tried: list[str] = []
 
     def __call__(self, choice: Choice) -> Any:
-        import contextlib
-
         self.tried.append(choice.accelerator)
         if choice.accelerator == "kvm":
             raise AcceleratorError("failed to set MSR")
@@ -206,6 +206,49 @@ def test_when_only_kvm_is_allowed_its_failure_is_the_run_s(tmp_path: Path, monke
     monkeypatch.setenv("SEATRIAL_CACHE", str(tmp_path))
     with pytest.raises(AcceleratorError), first_usable((Choice("kvm", "asked for"),), Starts(), Silent()):
         pass
+
+
+class LosesTimers:
+    """Starts guests, the first of which lose a timer."""
+
+    def __init__(self, lost: int) -> None:
+        self.lost = lost
+        self.reasons: list[str] = []
+
+    def __call__(self, choice: Choice) -> contextlib.AbstractContextManager[int]:
+        self.reasons.append(choice.reason)
+        if len(self.reasons) <= self.lost:
+            raise TimerLost("a timer was lost")
+        return contextlib.nullcontext(len(self.reasons))
+
+
+def test_a_boot_in_which_the_emulator_lost_a_timer_is_repeated_and_the_record_says_so() -> None:
+    starts = LosesTimers(1)
+    with first_usable((Choice("tcg", "asked for"),), starts, Silent()) as number:
+        assert number == 2
+    assert starts.reasons == ["asked for", "asked for; the second boot: a timer was lost"]
+
+
+def test_a_boot_is_repeated_once_only() -> None:
+    starts = LosesTimers(2)
+    with pytest.raises(TimerLost), first_usable((Choice("tcg", "asked for"),), starts, Silent()):
+        pass
+    assert len(starts.reasons) == 2
+
+
+def test_what_starts_a_guest_is_called_once_more_when_a_timer_was_lost() -> None:
+    starts = LosesTimers(1)
+    with once_more(lambda: starts(Choice("tcg", "x"))) as number:
+        assert number == 2
+    with pytest.raises(TimerLost), once_more(lambda: LosesTimers(9)(Choice("tcg", "x"))):
+        pass
+
+
+def test_a_timer_that_is_lost_in_use_starts_nothing_again() -> None:
+    starts = LosesTimers(0)
+    with pytest.raises(TimerLost), once_more(lambda: starts(Choice("tcg", "x"))):
+        raise TimerLost("later")
+    assert len(starts.reasons) == 1
 
 
 def test_a_credential_carries_the_key_for_root() -> None:

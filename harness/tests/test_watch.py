@@ -27,6 +27,7 @@ from seatrial.errors import (
     RebootLoop,
     SeatrialError,
     SessionLost,
+    TimerLost,
 )
 from seatrial.evidence.signs import Phase
 from seatrial.machine import console as console_module
@@ -153,6 +154,26 @@ def test_the_same_error_is_raised_again_without_another_look(machine: Machine) -
     machine.say("You are in emergency mode. After\n")
     assert isinstance(trouble(machine), EmergencyShell)
     assert trouble(machine) is trouble(machine)
+
+
+LOST_TIMER = "[   {}.8] rcu: \tPossible timer handling issue on cpu=1 timer-softirq=4\n"
+
+
+def test_a_timer_that_the_emulator_lost_ends_the_boot_at_the_second_look(machine: Machine) -> None:
+    machine.say(LOST_TIMER.format(22))
+    machine.watch.guard()
+    machine.say(LOST_TIMER.format(43))
+    error = trouble(machine)
+    assert isinstance(error, TimerLost)
+    assert (error.exit_status, error.evidence) == (2, machine.console.path)
+    assert "lost the timer of a processor in phase firmware: the kernel's RCU found it dead 2 times" in error.message
+
+
+def test_a_timer_that_stops_under_kvm_is_a_finding(machine: Machine) -> None:
+    machine.watch.accelerator = "kvm"
+    machine.say(LOST_TIMER.format(22) + LOST_TIMER.format(43) + LOST_TIMER.format(64))
+    machine.watch.guard()
+    assert [(found.sign, found.count) for found in machine.watch.findings] == [("lost-timer", 3)]
 
 
 def test_a_screenshot_is_taken_when_there_is_a_display(machine: Machine) -> None:

@@ -102,6 +102,10 @@ class Findings:
         self._kept: dict[tuple[str, str], Finding] = {}
         self._lines = Counter[str]()
 
+    def count_of(self, sign: str) -> int:
+        """Return how many lines showed the sign with this id."""
+        return sum(found.count for (of, _line), found in self._kept.items() if of == sign)
+
     def add(self, hit: Hit) -> None:
         """Take ``hit``: count it where its like is known, else keep it."""
         key = (hit.sign.id, _VARIES.sub("#", _STAMP.sub("", hit.line)))

@@ -29,6 +29,7 @@ from seatrial.errors import (
     SeatrialError,
     SecureBootRefused,
     SessionLost,
+    TimerLost,
 )
 from seatrial.evidence.console import Finding, Hit
 from seatrial.evidence.signs import Kind, Phase, Sign
@@ -50,6 +51,9 @@ _SETTLE_S: Final = 1.5
 _QUIET_S: Final = 0.3
 _REASON_S: Final = 3.0
 # One restart is normal (firmware settings, first-boot set-up); a second one that never left the kernel is a loop.
+# RCU looks every 21 s (CONFIG_RCU_CPU_STALL_TIMEOUT): what it finds dead twice was not only slow on a busy host.
+_MOST_TIMERS_LOST: Final = 2
+_LOST_TIMER: Final = "lost-timer"
 _MOST_RESTARTS: Final = 2
 _MOST_EARLY_RESTARTS: Final = 1
 _FAMILIES: Final = {
@@ -108,6 +112,7 @@ class Watch:
         :raises RebootLoop: the guest starts again and again.
         :raises GuestStopped: the guest was halted, restarted by itself, or QEMU ended.
         :raises AcceleratorError: KVM could not go on.
+        :raises TimerLost: the emulator lost a processor's timer.
         :raises TpmLost: the emulator of the TPM ended.
         :raises HostError: this host's disk is full.
         """
@@ -199,11 +204,22 @@ class Watch:
             return self._fatal(scanner.fatal)
         if error is None and ended:
             return self._exit_explained()
-        return error or self._lost_tpm() or self._unannounced_start() or self._hang()
+        return error or self._lost_tpm() or self._lost_timer() or self._unannounced_start() or self._hang()
 
     def _lost_tpm(self) -> SeatrialError | None:
         # A QEMU that ends takes its TPM along: that is for the exit to explain.
         return self.tpm.trouble() if self.tpm is not None and self.process.status is None else None
+
+    def _lost_timer(self) -> SeatrialError | None:
+        complaints = self.console.scanner.findings.count_of(_LOST_TIMER) if self.accelerator == "tcg" else 0
+        if complaints < _MOST_TIMERS_LOST:
+            return None
+        return TimerLost(
+            f"QEMU's emulation lost the timer of a processor in phase {self.phase}: the kernel's RCU found it dead "
+            f"{complaints} times",
+            hint="this is no fault of the image: run it again, or on a host with KVM",
+            evidence=self.console.path,
+        )
 
     def _fatal(self, hit: Hit) -> SeatrialError:
         family = _FAMILIES.get(hit.sign.kind, BootFatal)
