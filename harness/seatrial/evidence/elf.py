@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -28,10 +29,14 @@ LOADED: Final = (
 )
 
 Piece = tuple[str, int, int]  # path, offset, length
+_Pieces = tuple[tuple[int, bytes], ...]  # offset and bytes
+_Places = tuple[tuple[int, int], ...]  # offset and length
 
 _HEAD: Final = 1024  # ELF header, program headers and in most files the notes
 _MOST_PIECE: Final = 1024 * 1024
 _MOST_FILE: Final = 256 * 1024 * 1024
+# Several checks look at the same programs, each in every rehearsal and once more when it is judged.
+_MOST_KEPT: Final = 1024
 _FLAG_NOW, _FLAG_1_NOW = 0x8, 0x1
 _MARKERS: Final = {
     ("x64", "GNU_PROPERTY_X86_FEATURE_1_AND"): ("IBT", "SHSTK"),
@@ -82,6 +87,7 @@ def pieces_command(pieces: Sequence[Piece]) -> str:
     return f'p() {{ echo "@$2 $1"; od -An -v -tx1 -j $2 -N $3 "$1"; }}; {asked}'
 
 
+@functools.lru_cache(maxsize=4)
 def parse_pieces(text: str) -> Mapping[str, Mapping[int, bytes]]:
     """Return path to offset to bytes.
 
@@ -122,26 +128,23 @@ def read_programs(ask: Callable[[str], str], paths: Sequence[str], *, named: Seq
         if head.startswith(b"\x7fELF"):
             known[path] = {0: head}
     _more(ask, known, _descriptions)
-    _more(ask, known, lambda path, file: _names(path, file, wanted=path in named))
-    return tuple(_program(path, pieces) for path, pieces in known.items())
+    _more(ask, known, lambda path, have: _names(path, have, wanted=path in named))
+    return tuple(_program(path, tuple(pieces.items())) for path, pieces in known.items())
 
 
 def _more(
     ask: Callable[[str], str],
     known: Mapping[str, dict[int, bytes]],
-    wanted: Callable[[str, ELFFile], Iterator[tuple[int, int]]],
+    wanted: Callable[[str, _Pieces], _Places],
 ) -> None:
     """Add to ``known`` the pieces that ``wanted`` names of each file."""
     pieces = []
     for path, have in known.items():
-        with _read(path):
-            for offset, length in wanted(path, _file(have)):
-                if length > _MOST_PIECE or offset + length > _MOST_FILE:
-                    raise ObservationError(
-                        f"{path!r} has {length} bytes at {offset} that should be looked at: too many"
-                    )
-                if length and offset not in have:
-                    pieces.append((path, offset, length))
+        for offset, length in wanted(path, tuple(have.items())):
+            if length > _MOST_PIECE or offset + length > _MOST_FILE:
+                raise ObservationError(f"{path!r} has {length} bytes at {offset} that should be looked at: too many")
+            if length and offset not in have:
+                pieces.append((path, offset, length))
     if not pieces:
         return
     answer = parse_pieces(ask(pieces_command(pieces)))
@@ -152,10 +155,10 @@ def _more(
         known[path][offset] = got
 
 
-def _file(pieces: Mapping[int, bytes]) -> ELFFile:
+def _file(pieces: _Pieces) -> ELFFile:
     """Return the file with the pieces in their places and zeros elsewhere, and without its table of sections."""
-    whole = bytearray(max(offset + len(piece) for offset, piece in pieces.items()))
-    for offset, piece in pieces.items():
+    whole = bytearray(max(offset + len(piece) for offset, piece in pieces))
+    for offset, piece in pieces:
         whole[offset : offset + len(piece)] = piece
     # Sections are for linkers and may be missing; the loader goes by segments, and so do we.
     start, length = (0x28, 8) if whole[4:5] == b"\x02" else (0x20, 4)
@@ -169,17 +172,27 @@ def _segments(path: str, file: ELFFile) -> list[Segment]:
     return list(file.iter_segments())
 
 
-def _descriptions(path: str, file: ELFFile) -> Iterator[tuple[int, int]]:
-    """Give where the dynamic table lies, and the notes that lie beyond the head."""
-    for segment in _segments(path, file):
-        offset, length = segment["p_offset"], segment["p_filesz"]
-        if segment["p_type"] == "PT_DYNAMIC" or (segment["p_type"] == "PT_GNU_PROPERTY" and offset + length > _HEAD):
-            yield offset, length
+@functools.lru_cache(maxsize=_MOST_KEPT)
+def _descriptions(path: str, pieces: _Pieces) -> _Places:
+    """Return where the dynamic table lies, and the notes that lie beyond the head."""
+    with _read(path):
+        return tuple(
+            (segment["p_offset"], segment["p_filesz"])
+            for segment in _segments(path, _file(pieces))
+            if segment["p_type"] == "PT_DYNAMIC"
+            or (segment["p_type"] == "PT_GNU_PROPERTY" and segment["p_offset"] + segment["p_filesz"] > _HEAD)
+        )
 
 
-def _names(path: str, file: ELFFile, *, wanted: bool) -> Iterator[tuple[int, int]]:
-    """Give where the dynamic strings lie, where they are needed."""
-    for segment in _segments(path, file):
+@functools.lru_cache(maxsize=_MOST_KEPT)
+def _names(path: str, pieces: _Pieces, *, wanted: bool) -> _Places:
+    """Return where the dynamic strings lie, where they are needed."""
+    with _read(path):
+        return tuple(_strings_of(_segments(path, _file(pieces)), wanted=wanted))
+
+
+def _strings_of(segments: Iterable[Segment], *, wanted: bool) -> Iterator[tuple[int, int]]:
+    for segment in segments:
         if isinstance(segment, DynamicSegment):
             tags = {tag["d_tag"]: tag["d_val"] for tag in _raw_tags(segment)}
             _address, offset = segment.get_table_offset("DT_STRTAB")
@@ -192,7 +205,8 @@ def _raw_tags(segment: DynamicSegment) -> list[Any]:
     return list(segment._iter_tags())
 
 
-def _program(path: str, pieces: Mapping[int, bytes]) -> Program:
+@functools.lru_cache(maxsize=_MOST_KEPT)
+def _program(path: str, pieces: _Pieces) -> Program:
     with _read(path):
         file = _file(pieces)
         segments = _segments(path, file)
@@ -200,7 +214,7 @@ def _program(path: str, pieces: Mapping[int, bytes]) -> Program:
         dynamic = next((one for one in segments if isinstance(one, DynamicSegment)), None)
         tags = [(tag["d_tag"], tag["d_val"]) for tag in _raw_tags(dynamic)] if dynamic else []
         stack = kinds.get("PT_GNU_STACK")
-        strings = _strings(dynamic, tags, pieces)
+        strings = _strings(dynamic, tags, dict(pieces))
         return Program(
             path=path,
             is_position_independent=file["e_type"] == "ET_DYN",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -54,6 +55,7 @@ class KernelConfig:
         return self.options.get(name, "n")
 
 
+@functools.lru_cache(maxsize=2)
 def parse_kconfig(text: str) -> KernelConfig:
     """Return the configuration that the answer to :data:`KCONFIG` holds.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -56,6 +57,7 @@ def sysctls_command(paths: Iterable[str]) -> str:
     return f"cd /proc/sys && {{ grep -as '' /dev/null {' '.join(words)}; [ $? -lt 3 ] && echo 'the end'; }}"
 
 
+@functools.lru_cache(maxsize=4)
 def parse_sysctls(text: str) -> Mapping[str, str]:
     """Return path to value (``kernel/sysrq`` to ``0``), blanks as single spaces, lines joined by a space.
 
