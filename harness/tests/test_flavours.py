@@ -202,11 +202,45 @@ def judged(suite: str, control: str, flavour: str, answers: dict[str, str]) -> O
         ("azurelinux-3", "sysctl-sysrq", Outcome.PASS),
         ("azurelinux-3", "sysctl-bpf-unpriv", Outcome.PASS),
         ("azurelinux-3", "sysctl-fifos", Outcome.FAIL),  # the documents do not show it
+        ("azurelinux-2", "kcmd-mitigations-on", Outcome.PASS),
+        ("azurelinux-2", "kcmd-no-kaslr-off", Outcome.PASS),
+        ("azurelinux-2", "kcmd-no-init-override", Outcome.PASS),  # init= names systemd, and the flavour says so
+        ("azurelinux-2", "kcmd-modules-lockdown", Outcome.PASS),
+        ("azurelinux-2", "kcmd-console", Outcome.PASS),
+        ("azurelinux-2", "kcmd-page-shuffle", Outcome.FAIL),
+        ("azurelinux-2", "sysctl-bpf-unpriv", Outcome.PASS),
+        ("azurelinux-2", "sysctl-ptrace", Outcome.PASS),  # 0 by design, and the flavour says so
+        ("azurelinux-2", "sysctl-oops-limit", Outcome.NOT_APPLICABLE),
+        ("azurelinux-2", "sysctl-kptr", Outcome.FAIL),  # the documents do not show it
+        ("azurelinux-4", "kcmd-mitigations-on", Outcome.PASS),
+        ("azurelinux-4", "kcmd-no-init-override", Outcome.PASS),  # rd.shell=0 is no shell
+        ("azurelinux-4", "kcmd-console", Outcome.PASS),
+        ("azurelinux-4", "kcmd-page-shuffle", Outcome.FAIL),
+        ("azurelinux-4", "sysctl-aslr", Outcome.PASS),
+        ("azurelinux-4", "sysctl-kptr", Outcome.PASS),
+        ("azurelinux-4", "sysctl-dmesg", Outcome.PASS),
+        ("azurelinux-4", "sysctl-ptrace", Outcome.PASS),
+        ("azurelinux-4", "sysctl-bpf-unpriv", Outcome.PASS),
+        ("azurelinux-4", "sysctl-perf", Outcome.FAIL),  # the documents do not show it
+        ("azurelinux-osguard", "kcmd-mitigations-on", Outcome.PASS),
+        ("azurelinux-osguard", "kcmd-no-init-override", Outcome.PASS),
+        ("azurelinux-osguard", "kcmd-modules-lockdown", Outcome.PASS),
+        ("azurelinux-osguard", "kcmd-console", Outcome.PASS),
+        ("azurelinux-osguard", "kcmd-page-shuffle", Outcome.FAIL),
+        ("azurelinux-osguard", "ib-ipe-enforcing", Outcome.NOT_APPLICABLE),
     ],
 )
 def test_public_facts_of_real_systems_come_to_these_verdicts(flavour: str, control: str, expected: Outcome) -> None:
-    answers = {CMDLINE: recorded(f"flavours/{flavour}/cmdline"), SYSCTLS: recorded(f"flavours/{flavour}/sysctls")}
+    answers = {CMDLINE: recorded(f"flavours/{flavour}/cmdline")}
+    if control.startswith("sysctl-"):
+        answers[SYSCTLS] = recorded(f"flavours/{flavour}/sysctls")
     assert judged("kernel", control, flavour, answers) is expected
+
+
+def test_azure_linux_2_may_name_systemd_as_its_init_and_nothing_else() -> None:
+    line = recorded("flavours/azurelinux-2/cmdline")
+    for bad in (line.replace("init=/lib/systemd/systemd", "init=/bin/sh"), f"single {line}"):
+        assert judged("kernel", "kcmd-no-init-override", "azurelinux-2", {CMDLINE: bad}) is Outcome.FAIL
 
 
 @pytest.mark.parametrize(
@@ -220,7 +254,10 @@ def test_os_release_of_immutable_systems_is_judged_by_their_flavour(flavour: str
     assert judged("immutability", "imm-os-release", flavour, {question: f"/usr/lib/os-release\n{text}"}) is expected
 
 
-@pytest.mark.parametrize("flavour", ["flatcar", "azurelinux-3", "azure-container-linux"])
+@pytest.mark.parametrize(
+    "flavour",
+    ["flatcar", "azurelinux-2", "azurelinux-3", "azurelinux-4", "azurelinux-osguard", "azure-container-linux"],
+)
 def test_the_public_os_release_of_a_flavour_is_recognised_as_it(flavour: str) -> None:
     found = recognise(parse_os_release(recorded(f"flavours/{flavour}/os-release")), recognition_rules(), kind=None)
     assert found is not None

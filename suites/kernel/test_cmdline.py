@@ -18,10 +18,11 @@ def _cmdline(facts: Facts) -> Cmdline:
 
 @pytest.mark.probe("cmdline-absent")
 def test_command_line_lacks_the_switch(row: Control, facts: Facts, check: Check) -> None:
-    """None of the switches is there, not even one that a later one overrides."""
+    """None of the switches is there but those excepted, not even one that a later one overrides."""
     assert row.probe is not None
-    unwanted = row.probe["cmdline-absent"]
-    check.nothing(_cmdline(facts).matching(unwanted), expected=f"none of {', '.join(unwanted)}")
+    unwanted, fine = row.probe["cmdline-absent"], row.probe.get("except", [])
+    found = [word for word in _cmdline(facts).matching(unwanted) if word not in fine]
+    check.nothing(found, expected=f"none of {', '.join(unwanted)}{' but ' if fine else ''}{', '.join(fine)}")
 
 
 @pytest.mark.probe("cmdline")
