@@ -126,6 +126,13 @@ CONSOLE = (
     _said("a question waits for a key", _text("question"), "^QuestionAsked: "),
     _said("a passphrase is asked for", _text("passphrase-prompt"), "^QuestionAsked: "),
     _said("dm-verity finds corrupted data", _text("verity"), "^DataCorrupted: "),
+    _disk(
+        "the emulator loses a processor's timer",
+        "^TimerLost: .*lost the timer of a processor",
+        CANNOT_JUDGE,
+        image=boot_sector(f"\r\n{_MARK}\r\n{_text('lost-timer')}"),
+        limit_s=20,  # it is booted twice
+    ),
     _said("systemd freezes", _text("froze"), "^BootFatal: .*froze"),
     _said("SELinux policy cannot be loaded", _text("selinux"), "^BootFatal: .*SELinux"),
     _said("Ignition fails", _text("ignition"), "^BootFatal: .*Ignition"),
