@@ -191,20 +191,13 @@ class Gate(Judging):
 
     def rebooted(self, items: Sequence[pytest.Item]) -> Rebooted:
         """Reboot a copy of the ready guest once for all of ``items`` that look at a reboot."""
-        from seatrial.emulation import once_more
         from seatrial.rebooted import reboot_once
 
         known = (callable_check(item, {"rebooted"}) for item in items)
         checks = [check for check in known if check is not None and "rebooted" in check.needs]
         ready = guest_of(self.config)
-
-        @contextlib.contextmanager
-        def one() -> Iterator[Rebooted]:
-            with ready.restored() as copy:
-                yield reboot_once(copy, checks, flavour=self.candidate.flavour, boot=ready.boot_facts)
-
-        with once_more(one) as rebooted:
-            return rebooted
+        with ready.restored() as copy:
+            return reboot_once(copy, checks, flavour=self.candidate.flavour, boot=ready.boot_facts)
 
     def _failed(self, exc: BaseException) -> None:
         from seatrial.errors import SeatrialError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from typing import Any, Final, Protocol
 
 from seatrial.clock import Deadline, monotonic_s, utc_now
 from seatrial.emulation import once_more
-from seatrial.errors import BootTimeout, GuestStopped, ObservationError, SeatrialError
+from seatrial.errors import BootTimeout, GuestStopped, ObservationError, SeatrialError, TimerLost
 from seatrial.guest.facts import Asker, Facts
 from seatrial.guest.lanes import Lanes
 from seatrial.guest.lifeline import held_open
@@ -220,16 +221,22 @@ class Session:
             restart()
             self.restarts += 1
             self.held.close()
-            self.guest = self.held.enter_context(
-                came_back(
-                    self.guest.address,
-                    self.way,
-                    question,
-                    before,
-                    guard=self.boot.guard,
-                    key_may_change=key_may_change,
-                )
+            back = functools.partial(
+                came_back,
+                self.guest.address,
+                self.way,
+                question,
+                before,
+                guard=self.boot.guard,
+                key_may_change=key_may_change,
             )
+            try:
+                self.guest = self.held.enter_context(back())
+            except TimerLost:
+                if not self.boot.watch.forgive_lost_timer():
+                    raise
+                self.boot.monitor.execute("system_reset")
+                self.guest = self.held.enter_context(back())
         fresh = new_session(self.guest, self.boot)
         self.host, self.facts = fresh.host, fresh.facts
 

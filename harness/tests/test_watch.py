@@ -169,6 +169,32 @@ def test_a_timer_that_the_emulator_lost_ends_the_boot_at_the_second_look(machine
     assert "lost the timer of a processor in phase firmware: the kernel's RCU found it dead 2 times" in error.message
 
 
+def test_a_timer_that_was_lost_before_anything_ran_is_forgiven_once_for_a_reset(machine: Machine) -> None:
+    machine.say("[    0.0] Linux version 6.12\n" + LOST_TIMER.format(22) + LOST_TIMER.format(43))
+    assert isinstance(trouble(machine), TimerLost)
+    assert machine.watch.forgive_lost_timer()
+    machine.watch.guard()
+    machine.say(LOST_TIMER.format(23) + LOST_TIMER.format(44))
+    assert "found it dead 2 times" in trouble(machine).message
+
+
+def test_a_timer_that_was_lost_while_the_system_ran_is_not_forgiven(machine: Machine) -> None:
+    machine.say("Welcome to Debian GNU/Linux 13 (trixie)!\n")
+    machine.say(LOST_TIMER.format(22) + LOST_TIMER.format(43))
+    error = trouble(machine)
+    assert isinstance(error, TimerLost)
+    assert not machine.watch.forgive_lost_timer()
+    assert trouble(machine) is error
+
+
+def test_only_a_lost_timer_is_forgiven(machine: Machine) -> None:
+    assert not machine.watch.forgive_lost_timer()
+    machine.say("[    2.0] Kernel panic - not syncing: x\n[    2.1] end\n")
+    assert isinstance(trouble(machine), KernelPanic)
+    assert not machine.watch.forgive_lost_timer()
+    assert isinstance(trouble(machine), KernelPanic)
+
+
 def test_a_timer_that_stops_under_kvm_is_a_finding(machine: Machine) -> None:
     machine.watch.accelerator = "kvm"
     machine.say(LOST_TIMER.format(22) + LOST_TIMER.format(43) + LOST_TIMER.format(64))

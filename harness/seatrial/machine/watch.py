@@ -54,6 +54,7 @@ _REASON_S: Final = 3.0
 # RCU looks every 21 s (CONFIG_RCU_CPU_STALL_TIMEOUT): what it finds dead twice was not only slow on a busy host.
 _MOST_TIMERS_LOST: Final = 2
 _LOST_TIMER: Final = "lost-timer"
+_NOTHING_RAN: Final = frozenset({Phase.FIRMWARE, Phase.LOADER, Phase.KERNEL})
 _MOST_RESTARTS: Final = 2
 _MOST_EARLY_RESTARTS: Final = 1
 _FAMILIES: Final = {
@@ -85,6 +86,7 @@ class Watch:
     _last_event: int = 0
     _restarts: int = 0
     _early_restarts: int = 0
+    _forgiven: int = 0
     _restarts_seen: int = 0
     _reboot_expected: bool = False
     _is_ready: bool = False
@@ -164,6 +166,17 @@ class Watch:
         finally:
             self.console.scanner.tolerated = before
 
+    def forgive_lost_timer(self) -> bool:
+        """Forget a timer that the emulator lost before anything of the system ran; return whether that is all.
+
+        The machine can be reset then, as if it had not started.
+        """
+        with self._lock:
+            if not isinstance(self._failure, TimerLost) or self.phase not in _NOTHING_RAN:
+                return False
+            self._failure, self._forgiven = None, self.console.scanner.findings.count_of(_LOST_TIMER)
+            return True
+
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
         """Let a time-out or a lost connection within this block say what was seen from outside.
@@ -212,11 +225,11 @@ class Watch:
 
     def _lost_timer(self) -> SeatrialError | None:
         complaints = self.console.scanner.findings.count_of(_LOST_TIMER) if self.accelerator == "tcg" else 0
-        if complaints < _MOST_TIMERS_LOST:
+        if complaints - self._forgiven < _MOST_TIMERS_LOST:
             return None
         return TimerLost(
             f"QEMU's emulation lost the timer of a processor in phase {self.phase}: the kernel's RCU found it dead "
-            f"{complaints} times",
+            f"{complaints - self._forgiven} times",
             hint="this is no fault of the image: run it again, or on a host with KVM",
             evidence=self.console.path,
         )
