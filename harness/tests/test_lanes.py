@@ -145,6 +145,18 @@ def test_a_copy_that_nobody_has_logged_in_to_gets_no_second_shell(
             assert one.beside(guard=lambda: None) is None
 
 
+@pytest.mark.parametrize(
+    "command", ["ps aux", "pgrep -c sshd", "free -m", "cat /proc/meminfo", "grep x /proc/*/status"]
+)
+def test_what_users_look_at_processes_and_memory_with_is_asked_alone(command: str) -> None:
+    assert is_asked_alone(command)
+
+
+@pytest.mark.parametrize("command", ["cat /etc/passwd", "ls /usr/share/ps2pdf", "sshd -T", "cat /proc/mounts"])
+def test_whatever_else_is_asked_beside_others(command: str) -> None:
+    assert not is_asked_alone(command)
+
+
 @pytest.mark.parametrize("image", ["demo-general", "demo-immutable"])
 def test_questions_that_write_a_file_or_look_at_all_processes_are_asked_alone(image: str) -> None:
     recorded = read_facts(FACTS / image / "facts.json")

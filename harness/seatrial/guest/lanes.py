@@ -16,7 +16,8 @@ __all__ = ["Lanes", "is_asked_alone"]
 
 # What would tell of the other lanes' processes, memory and jobs, and what writes or tries to.
 _ALONE: Final = re.compile(
-    r"/proc/\[|/proc/\*|/proc/(?:meminfo|loadavg|locks)\b|list-jobs|=activating\b|seatrial-calls|\btry\(\)"
+    r"/proc/\[|/proc/\*|/proc/(?:meminfo|loadavg|locks)\b|\b(?:ps|pgrep|pidof|lsof|fuser|free|top|loginctl)\b"
+    r"|list-jobs|=activating\b|seatrial-calls|\btry\(\)"
 )
 # Another shell costs a sudo and a login session: more than a few questions do.
 _WORTHWHILE: Final = 16
