@@ -166,6 +166,7 @@ DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
     "no randomness": (edit(SYSTEM.ENTROPY, "256", "31"), {"bh-entropy-ready"}),
     "no name": (edit(SYSTEM.MACHINE_ID, "\nseatrial", "\nlocalhost"), {"bh-identity"}),
     "no valid machine id": (edit(SYSTEM.MACHINE_ID, "7e2a", "uninit"), {"bh-identity"}),
+    "provisioning goes on": (edit(SYSTEM.CLOUD_INIT, json.dumps(RESULT, indent=1), "unfinished"), {"bh-cloud-init-ok"}),
     "provisioning failed": (edit(SYSTEM.CLOUD_INIT, '"errors": []\n', '"errors": ["no user"]\n'), {"bh-cloud-init-ok"}),
     "a stage did not finish": (
         edit(SYSTEM.CLOUD_INIT, '"finished": 12.5', '"finished": null'),
