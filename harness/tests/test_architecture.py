@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "seatrial"
 ROOT = PACKAGE.parents[1]
 
 FLOORS = (
-    {"errors", "clock", "process", "layout", "progress", "__init__"},
+    {"errors", "clock", "emulation", "process", "layout", "progress", "__init__"},
     {"policy", "evidence"},
     {"guest", "machine"},
     {

@@ -159,7 +159,7 @@ def test_a_restart_is_announced_to_the_watch_and_gives_a_new_host(
     monkeypatch.setattr(seatrial.guest.restart, "told", lambda *_args: next(answers))
     monkeypatch.setattr(seatrial.restore, "order", lambda *_args: ordered.append(watch.is_announced))
     monitor = SimpleNamespace(execute=lambda _command: ordered.append(watch.is_announced))
-    launch = SimpleNamespace(image=SimpleNamespace(path=Path("disk.raw")))
+    launch = SimpleNamespace(image=SimpleNamespace(path=Path("disk.raw")), machine=SimpleNamespace(cpus=1))
     boot: Any = SimpleNamespace(watch=watch, monitor=monitor, launch=launch, guard=lambda: None)
     guest: Any = SimpleNamespace(shell=shell, address=Address(server.port))
     session = new_session(guest, boot, way=way, is_restored=True)
