@@ -78,7 +78,7 @@ class Rehearsal:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """What collecting came to: questions answered, and round trips."""
+    """What collecting came to: questions answered, and rounds of questions that were asked together."""
 
     questions: int
     rounds: int
