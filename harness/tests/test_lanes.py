@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from seatrial.clock import Deadline
@@ -127,7 +128,7 @@ class Loses:
 
 def test_what_a_lost_lane_leaves_is_asked_by_the_first() -> None:
     shell = Loses()
-    assert texts(Lanes(shell, most=2).run_all(MANY)) == [c.encode() for c in MANY]  # type: ignore[arg-type]  # a Shell
+    assert texts(Lanes(cast(Shell, shell), most=2).run_all(MANY)) == [c.encode() for c in MANY]
     assert shell.second_began.is_set()
 
 

@@ -50,11 +50,11 @@ _SAMPLE_EVERY_S: Final = 2.0
 _SETTLE_S: Final = 1.5
 _QUIET_S: Final = 0.3
 _REASON_S: Final = 3.0
-# One restart is normal (firmware settings, first-boot set-up); a second one that never left the kernel is a loop.
 # RCU looks every 21 s (CONFIG_RCU_CPU_STALL_TIMEOUT): what it finds dead twice was not only slow on a busy host.
 _MOST_TIMERS_LOST: Final = 2
 _LOST_TIMER: Final = "lost-timer"
 _NOTHING_RAN: Final = frozenset({Phase.FIRMWARE, Phase.LOADER, Phase.KERNEL})
+# One restart is normal (firmware settings, first-boot set-up); a second one that never left the kernel is a loop.
 _MOST_RESTARTS: Final = 2
 _MOST_EARLY_RESTARTS: Final = 1
 _FAMILIES: Final = {
