@@ -12,7 +12,7 @@ import pytest
 from seatrial.clock import Deadline
 from seatrial.errors import SessionError, SessionLost
 from seatrial.guest.keys import RunKey
-from seatrial.guest.lanes import Lanes, is_asked_alone
+from seatrial.guest.lanes import Lanes, is_asked_alone, turn
 from seatrial.guest.shell import MOST_OUTPUT, Shell, root_shell
 from seatrial.guest.ssh import Address, Connection, OnDemand
 from seatrial.report.facts import read_facts
@@ -51,10 +51,10 @@ def test_two_questions_are_answered_at_the_same_time(shell: Shell, tmp_path: Pat
         wait = f"n=0; while [ ! -e {other} ] && [ $n -lt 200 ]; do n=$((n+1)); sleep 0.05; done"
         return f"cd {tmp_path}; : > {mine}; {wait}; ls"
 
-    # Of twenty, the first lane takes five, and the next that comes four or five.
-    commands = [meet("a", "b"), *MANY[:4], meet("b", "a"), *MANY[:14]]
+    # The first lane takes five of the front, the other one five or four of the end.
+    commands = [meet("a", "b"), *MANY[:15], meet("b", "a"), *MANY[:3]]
     answers = texts(Lanes(shell, most=2).run_all(commands))
-    assert (answers[0], answers[5]) == (b"a\nb\n", b"a\nb\n")
+    assert (answers[0], answers[16]) == (b"a\nb\n", b"a\nb\n")
 
 
 def test_nothing_else_runs_beside_what_is_asked_alone(shell: Shell, tmp_path: Path) -> None:
@@ -156,6 +156,12 @@ def test_what_users_look_at_processes_and_memory_with_is_asked_alone(command: st
 @pytest.mark.parametrize("command", ["cat /etc/passwd", "ls /usr/share/ps2pdf", "sshd -T", "cat /proc/mounts"])
 def test_whatever_else_is_asked_beside_others(command: str) -> None:
     assert not is_asked_alone(command)
+
+
+def test_what_the_service_manager_answers_is_asked_by_one_lane_while_the_others_ask_the_rest() -> None:
+    bus = "SYSTEMD_BUS_TIMEOUT=9s systemd-analyze"
+    commands = ["cat /etc/passwd", "systemctl show a", "ps aux", bus, "systemctl; ps"]
+    assert sorted(commands, key=turn) == [commands[number] for number in (2, 4, 1, 3, 0)]
 
 
 @pytest.mark.parametrize("image", ["demo-general", "demo-immutable"])

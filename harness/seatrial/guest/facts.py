@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
 from seatrial.errors import NotRecorded, ObservationError, SessionError
-from seatrial.guest.lanes import is_asked_alone
+from seatrial.guest.lanes import turn
 
 __all__ = ["Answer", "Asker", "BatchAsker", "Facts", "Recorded"]
 
@@ -87,7 +87,7 @@ class Facts:
         :raises SessionLost: the connection broke; the answers until then are kept.
         """
         open_ones = [command for command in dict.fromkeys(commands) if command not in self.answers]
-        open_ones.sort(key=is_asked_alone, reverse=True)
+        open_ones.sort(key=turn)
         if open_ones and isinstance(self._asker, BatchAsker):
             self.rounds += 1
             answers = self._asker.run_all(open_ones, most_output=_MOST_FACT)

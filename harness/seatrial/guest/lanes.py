@@ -12,13 +12,15 @@ from typing import Final
 from seatrial.errors import SeatrialError, SessionError
 from seatrial.guest.shell import MOST_OUTPUT, Shell
 
-__all__ = ["Lanes", "is_asked_alone"]
+__all__ = ["Lanes", "is_asked_alone", "turn"]
 
 # What would tell of the other lanes' processes, memory and jobs, and what writes or tries to.
 _ALONE: Final = re.compile(
     r"/proc/\[|/proc/\*|/proc/(?:meminfo|loadavg|locks)\b|\b(?:ps|pgrep|pidof|lsof|fuser|free|top|loginctl)\b"
     r"|list-jobs|=activating\b|seatrial-calls|\btry\(\)"
 )
+# The service manager answers one after the other: two lanes that ask it wait for each other.
+_SERVICE_MANAGER: Final = re.compile(r"\b(?:systemctl|systemd-analyze)\b")
 # Another shell costs a sudo and a login session: more than a few questions do.
 _WORTHWHILE: Final = 16
 
@@ -28,6 +30,13 @@ Given = tuple[int, bytes, bytes] | SessionError
 def is_asked_alone(command: str) -> bool:
     """Return whether nothing else may run in the guest while it answers ``command``."""
     return _ALONE.search(command) is not None
+
+
+def turn(command: str) -> int:
+    """Return what to sort questions by: those asked alone, those that the service manager answers, all others."""
+    if is_asked_alone(command):
+        return 0
+    return 1 if _SERVICE_MANAGER.search(command) else 2
 
 
 class Lanes:
@@ -46,7 +55,8 @@ class Lanes:
     ) -> Iterator[Given]:
         """Give the answers to ``commands`` in order, as :meth:`Shell.run_all` does.
 
-        Those that are asked alone should stand first: all up to the last of them are asked by one shell.
+        They should come by :func:`turn`: all up to the last that is asked alone are asked by one shell, and of the
+        others the first shell takes the front, which spares the service manager two that ask at a time.
 
         :raises SessionLost: the connection broke; the answers that were given stay good.
         """
@@ -83,7 +93,7 @@ def _at_work(shells: Sequence[Shell], work: _Work, most_output: int, timeout_s: 
     def ask(shell: Shell) -> None:
         # Whatever ends this lane is met by the first one too, which gets what this one leaves undone.
         with contextlib.suppress(SeatrialError):
-            while numbers := deque(work.taken()):
+            while numbers := deque(work.taken_last()):
                 asked = [work.commands[number] for number in numbers]
                 try:
                     for answer in shell.run_all(asked, most_output=most_output, timeout_s=timeout_s):
@@ -125,14 +135,21 @@ class _Work:
         with self._changed:
             while to_the_end and not self._left and len(self._answers) < len(self.commands):
                 self._changed.wait()
-            parts = 2 * self.lanes if self.lanes > 1 else 1
-            share = -(-len(self._left) // parts)
-            return [self._left.popleft() for _ in range(0 if self._given_up else share)]
+            return [self._left.popleft() for _ in range(self._share())]
+
+    def taken_last(self) -> list[int]:
+        """Take numbers from the end, in their order; none when none are left."""
+        with self._changed:
+            return [self._left.pop() for _ in range(self._share())][::-1]
+
+    def _share(self) -> int:
+        parts = 2 * self.lanes if self.lanes > 1 else 1
+        return 0 if self._given_up else -(-len(self._left) // parts)
 
     def put_back(self, numbers: Collection[int]) -> None:
         """Leave ``numbers`` to whoever takes next."""
         with self._changed:
-            self._left.extendleft(reversed(list(numbers)))
+            self._left.extend(numbers)
             self._changed.notify_all()
 
     def note(self, number: int, answer: Given) -> None:
