@@ -29,6 +29,7 @@ JUDGING: pytest.StashKey[Judging] = pytest.StashKey()
 CHECK = pytest.StashKey["Check"]()
 _FAULTS = pytest.StashKey[list["SeatrialError"]]()
 _TABLES = pytest.StashKey["Suites"]()
+_REFUSED = "seatrial_refused"
 _REFUSAL = (
     "these suites judge a booted image and never this computer: {count} check(s) need --image, such as {first}\n"
     "  hint: pytest --image FILE --flavour NAME {folder}; 'seatrial gate' judges the demo image"
@@ -92,15 +93,31 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Refuse to run checks with faulty tables, or without a guest."""
-    if faults := config.stash.get(_FAULTS, []):
-        raise pytest.UsageError("\n".join(dict.fromkeys(str(fault) for fault in faults)))
-    judges = any(config.pluginmanager.has_plugin(name) for name in ("seatrial-gate", MUTANTS))
-    if judges or config.option.collectonly:
+    if not (refusal := _refusal(config, items)):
         return
+    if (told := getattr(config, "workeroutput", None)) is not None:
+        # A worker of pytest-xdist that ends on a usage error looks as if it had crashed: its controller refuses.
+        told[_REFUSED] = refusal
+        items.clear()
+        return
+    raise pytest.UsageError(refusal)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Refuse what a worker of pytest-xdist has refused."""
+    if refusal := getattr(node, "workeroutput", {}).get(_REFUSED):
+        raise pytest.UsageError(refusal)
+
+
+def _refusal(config: pytest.Config, items: Sequence[pytest.Item]) -> str:
+    if faults := config.stash.get(_FAULTS, []):
+        return "\n".join(dict.fromkeys(str(fault) for fault in faults))
+    judges = any(config.pluginmanager.has_plugin(name) for name in ("seatrial-gate", MUTANTS))
     ours = [item for item in items if item.get_closest_marker("control") or item.get_closest_marker("probe")]
-    if ours:
-        text = _REFUSAL.format(count=len(ours), first=ours[0].nodeid, folder=ours[0].nodeid.partition("/test_")[0])
-        raise pytest.UsageError(text)
+    if judges or config.option.collectonly or not ours:
+        return ""
+    return _REFUSAL.format(count=len(ours), first=ours[0].nodeid, folder=ours[0].nodeid.partition("/test_")[0])
 
 
 def tables_of(config: pytest.Config) -> Suites:

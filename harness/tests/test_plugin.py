@@ -28,6 +28,13 @@ def test_without_an_image_the_suites_refuse_to_run(pytester: pytest.Pytester) ->
     result.stderr.fnmatch_lines(["*hint: pytest --image FILE --flavour NAME*"])
 
 
+def test_without_an_image_workers_refuse_to_run_too(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-n", "2", suite(pytester))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*judge a booted image and never this computer: 2 check(s) need --image*"])
+    assert "INTERNALERROR" not in result.stdout.str() + result.stderr.str()
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
