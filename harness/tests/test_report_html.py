@@ -97,6 +97,12 @@ def test_evidence_links_stay_in_the_folder() -> None:
     assert links == ["./record.json", "./javascript%3Aalert%281%29", "./a%20b.log"]
 
 
+def test_the_evidence_is_said_in_words_and_the_page_links_to_all_but_itself() -> None:
+    made = replace(release(), evidence={"qemu": "qemu.log", "html": "report.html"})
+    items = [text(item) for item in page(made).xpath("//li[a[starts-with(@href, './')]]")]
+    assert items == ["record.json: everything on this page, for programs", "qemu.log: what QEMU said"]
+
+
 def test_many_not_checked_for_one_reason_are_one_card() -> None:
     cards = page(boot_failure(97)).xpath("//article")
     assert len(cards) == 1

@@ -33,6 +33,22 @@ _MOST_TEXT = 4000
 _NARROWEST_BAR = 1.2  # of 100: a single failure among many passes must be seen
 _COLOURED = (Outcome.FAIL, Outcome.ERROR, Outcome.NOT_CHECKED, Outcome.PASS, Outcome.NOT_APPLICABLE)
 _SEEN_FROM_OUTSIDE: Final = ("until the SSH banner", "until the login", "until the system settled")
+# What a reader finds in the evidence of that name; another name speaks for itself.
+_EVIDENCE: Final = {
+    "console": "what came over the serial line, from the firmware on",
+    "journal": "the guest's journal of this boot, or the kernel's log where there is none",
+    "facts": "every answer of the guest; 'seatrial judge' takes it",
+    "errors": "the traces of checks that broke",
+    "lynis": "lynis' report, as the guest wrote it",
+    "lynis-xml": "the same, parsed",
+    "qemu": "what QEMU said",
+    "swtpm": "what the TPM's emulator said",
+    "restored": "consoles of the copies that changing checks ran in",
+    "workers": "consoles of the workers' copies",
+    "screenshot": "the guest's screen when the run could not go on",
+    "disk-writes": "what the guest wrote to its disk, by partition",
+    "junit": "the verdicts as test results, for CI",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +98,7 @@ def html_page(record: Record, console_tail: tuple[str, ...] = (), *, timeline: s
         passes=with_outcome(record, Outcome.PASS),
         not_applicable=with_outcome(record, Outcome.NOT_APPLICABLE),
         disk_told=disk_told(record),
-        links=[(name, file) for name, file in record.evidence.items()],
+        links=[(file, _EVIDENCE.get(name, name)) for name, file in record.evidence.items() if name != "html"],
     )
 
 
