@@ -103,15 +103,16 @@ def collect(
     """
     before, trips = len(facts.answers), facts.rounds
     todo = [check for check in checks if check.needs & offer(facts).keys()]
-    for _round in range(_MOST_ROUNDS):
-        foreseen = _Foreseen(facts.answers)
-        offered = {"facts": not_yet(), "flavour": flavour, "boot": boot, "host": _NoGuest(), **offer(foreseen)}
-        todo = [check for check in todo if not _ended(check, offered)]
-        if not foreseen.lacking:
-            break
-        facts.ask_all(foreseen.lacking)
-        if any(command not in facts.answers for command in foreseen.lacking):
-            break  # whoever answers takes no batches: each question is asked when its check runs
+    with facts.in_rounds():
+        for _round in range(_MOST_ROUNDS):
+            foreseen = _Foreseen(facts.answers)
+            offered = {"facts": not_yet(), "flavour": flavour, "boot": boot, "host": _NoGuest(), **offer(foreseen)}
+            todo = [check for check in todo if not _ended(check, offered)]
+            if not foreseen.lacking:
+                break
+            facts.ask_all(foreseen.lacking)
+            if any(command not in facts.answers for command in foreseen.lacking):
+                break  # whoever answers takes no batches: each question is asked when its check runs
     return Collection(questions=len(facts.answers) - before, rounds=facts.rounds - trips)
 
 

@@ -71,6 +71,29 @@ def test_few_questions_open_no_second_shell(shell: Shell, server: Served) -> Non
     assert len(server.commands) == 1
 
 
+def test_shells_are_kept_from_round_to_round_but_for_what_is_asked_alone(shell: Shell, server: Served) -> None:
+    lanes = Lanes(shell, most=2)
+    with lanes.kept():
+        for commands in (MANY, MANY[:3], MANY):
+            assert len(texts(lanes.run_all(commands))) == len(commands)
+        assert len(server.commands) == 2
+        assert texts(lanes.run_all(["echo /proc/[0-9]* | grep -c /proc"])) == [b"1\n"]
+        assert len(texts(lanes.run_all(MANY))) == len(MANY)
+        assert len(server.commands) == 3
+    assert len(texts(lanes.run_all(MANY))) == len(MANY)
+    assert len(server.commands) == 4
+
+
+def test_shells_are_not_kept_when_a_round_has_failed(shell: Shell, server: Served) -> None:
+    lanes = Lanes(shell, most=2)
+    with lanes.kept():
+        answers = lanes.run_all(["echo 0", *["sleep 600"] * 40])
+        next(answers)
+        cast(Generator[object], answers).close()
+        assert len(texts(lanes.run_all(MANY))) == len(MANY)
+    assert len(server.commands) == 3  # the first one anew, and nobody asks the one that still sleeps
+
+
 def test_a_guest_that_opens_no_second_channel_answers_by_one(shell: Shell, server: Served) -> None:
     server.most_channels = 1
     assert texts(Lanes(shell, most=2).run_all(MANY)) == [f"{n}\n".encode() for n in range(60)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
 from seatrial.errors import NotRecorded, ObservationError, SessionError
-from seatrial.guest.lanes import turn
+from seatrial.guest.lanes import Lanes, turn
 
 __all__ = ["Answer", "Asker", "BatchAsker", "Facts", "Recorded"]
 
@@ -93,6 +94,10 @@ class Facts:
             answers = self._asker.run_all(open_ones, most_output=_MOST_FACT)
             for command, answer in zip(open_ones, answers, strict=True):
                 self._keep(command, answer)
+
+    def in_rounds(self) -> contextlib.AbstractContextManager[None]:
+        """Return what is entered around several :meth:`ask_all`, which then need not prepare for each anew."""
+        return self._asker.kept() if isinstance(self._asker, Lanes) else contextlib.nullcontext()
 
     def text(self, command: str, *, allowed: Collection[int] = (0,)) -> str:
         """Return what ``command`` wrote to stdout.

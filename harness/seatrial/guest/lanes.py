@@ -45,6 +45,19 @@ class Lanes:
     def __init__(self, shell: Shell, *, most: int) -> None:
         self._shell = shell
         self._most = most
+        self._others: list[Shell] = []
+        self._work = _Work(())
+        self._are_kept = False
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keep the other shells open from one :meth:`run_all` to the next, but for what is asked alone."""
+        self._are_kept = True
+        try:
+            yield
+        finally:
+            self._are_kept = False
+            self._close()
 
     def run(self, command: str, *, timeout_s: float | None = None) -> tuple[int, bytes, bytes]:
         """Return exit status, stdout and stderr; see :meth:`Shell.run`."""
@@ -61,13 +74,15 @@ class Lanes:
         :raises SessionLost: the connection broke; the answers that were given stay good.
         """
         first = max((number for number, command in enumerate(commands, 1) if is_asked_alone(command)), default=0)
+        if first:
+            self._close()
         yield from self._shell.run_all(commands[:first], most_output=most_output, timeout_s=timeout_s)
-        work = _Work(commands[first:])
-        others = self._others(work)
-        work.lanes += len(others)
+        work = self._work = _Work(commands[first:])
+        self._open()
+        work.lanes += len(self._others)
         numbers = work.taken()
-        with _at_work(others, work, most_output, timeout_s):
-            try:
+        try:
+            with _at_work(self._others, work, most_output, timeout_s):
                 while numbers:
                     asked = [work.commands[number] for number in numbers]
                     answers = self._shell.run_all(asked, most_output=most_output, timeout_s=timeout_s)
@@ -75,20 +90,31 @@ class Lanes:
                         work.note(number, answer)
                         yield from work.next_in_order()
                     numbers = work.taken(to_the_end=True)
-            except SeatrialError:
-                yield from work.next_in_order()
-                raise
+        except SeatrialError:
+            yield from work.next_in_order()
+            raise
+        finally:
+            if not (self._are_kept and work.is_done):
+                self._close()
         yield from work.next_in_order()
 
-    def _others(self, work: _Work) -> list[Shell]:
-        many = self._most - 1 if len(work.commands) >= _WORTHWHILE else 0
-        shells = (self._shell.beside(guard=work.guard) for _lane in range(many))
-        return [shell for shell in shells if shell is not None]
+    def _open(self) -> None:
+        if self._others or len(self._work.commands) < _WORTHWHILE:
+            return
+        shells = (self._shell.beside(guard=self._guard) for _lane in range(self._most - 1))
+        self._others = [shell for shell in shells if shell is not None]
+
+    def _close(self) -> None:
+        while self._others:
+            self._others.pop().close()
+
+    def _guard(self) -> None:
+        self._work.guard()
 
 
 @contextlib.contextmanager
 def _at_work(shells: Sequence[Shell], work: _Work, most_output: int, timeout_s: float | None) -> Iterator[None]:
-    """Have ``shells`` ask during the block, and end them with it."""
+    """Have ``shells`` ask during the block."""
 
     def ask(shell: Shell) -> None:
         # Whatever ends this lane is met by the first one too, which gets what this one leaves undone.
@@ -103,7 +129,6 @@ def _at_work(shells: Sequence[Shell], work: _Work, most_output: int, timeout_s: 
 
     with contextlib.ExitStack() as stack:
         for shell in shells:
-            stack.callback(shell.close)
             thread = threading.Thread(target=ask, args=(shell,), name="lane", daemon=True)
             stack.callback(thread.join)
             thread.start()
@@ -127,13 +152,18 @@ class _Work:
         self._given_up = False
         self._changed = threading.Condition()
 
+    @property
+    def is_done(self) -> bool:
+        """Return whether every command has an answer."""
+        return len(self._answers) == len(self.commands)
+
     def taken(self, *, to_the_end: bool = False) -> list[int]:
         """Take numbers from the front; none when none are left.
 
         :param to_the_end: wait for what other lanes have taken, and may put back.
         """
         with self._changed:
-            while to_the_end and not self._left and len(self._answers) < len(self.commands):
+            while to_the_end and not self._left and not self.is_done:
                 self._changed.wait()
             return [self._left.popleft() for _ in range(self._share())]
 
@@ -165,8 +195,8 @@ class _Work:
             yield self._answers[self._given - 1]
 
     def give_up(self) -> None:
-        """End the lanes that still ask."""
-        self._given_up = True
+        """End the lanes that still ask; one that has given its last answer may read to the end of its script."""
+        self._given_up = not self.is_done
 
     def guard(self) -> None:
         """Raise when a lane need not go on.
