@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,15 @@ def shell(command: str) -> str:
     return subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False).stdout
 
 
+def ask(commands: Sequence[str]) -> list[str]:
+    return [shell(command) for command in commands]
+
+
 SHELL = str(Path("/bin/sh").resolve())
 
 
 def test_a_real_program_is_read_as_it_is() -> None:
-    (program,) = read_programs(shell, [SHELL], named=[SHELL])
+    (program,) = read_programs(ask, [SHELL], named=[SHELL])
     assert program.path == SHELL
     assert program.is_dynamic
     assert program.stack == "rw"
@@ -33,7 +38,7 @@ def test_a_real_program_is_read_as_it_is() -> None:
 
 @pytest.mark.skipif(shutil.which("readelf") is None, reason="compares with readelf, which is not needed otherwise")
 def test_it_agrees_with_readelf() -> None:
-    (program,) = read_programs(shell, [sys.executable], named=[sys.executable])
+    (program,) = read_programs(ask, [sys.executable], named=[sys.executable])
     seen = shell(f"readelf -Wld {sys.executable}")
     assert program.has_relro == ("GNU_RELRO" in seen)
     assert program.binds_now == ("BIND_NOW" in seen or "Flags: NOW" in seen)
@@ -41,21 +46,37 @@ def test_it_agrees_with_readelf() -> None:
     assert bool(program.search_paths) == ("RUNPATH" in seen or "RPATH" in seen)
 
 
+def test_more_files_than_questions_are_all_read(tmp_path: Path) -> None:
+    asked: list[Sequence[str]] = []
+
+    def noting(commands: Sequence[str]) -> list[str]:
+        asked.append(commands)
+        return ask(commands)
+
+    names = [str(tmp_path / f"program{number}") for number in range(9)]
+    for name in names:
+        shutil.copy(SHELL, name)
+    found = read_programs(noting, names, named=names[:1])
+    assert [one.path for one in found] == names
+    assert ["strlen" in one.names for one in found] == [True] + [False] * 8
+    assert [len(commands) for commands in asked] == [4, 4, 1]
+
+
 def test_a_script_is_no_program(tmp_path: Path) -> None:
     (tmp_path / "script").write_text("#!/bin/sh\n")
-    assert read_programs(shell, [str(tmp_path / "script")]) == ()
+    assert read_programs(ask, [str(tmp_path / "script")]) == ()
 
 
 def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ObservationError, match="first bytes could not be read"):
-        read_programs(shell, [str(tmp_path / "missing")])
+        read_programs(ask, [str(tmp_path / "missing")])
 
 
 @pytest.mark.parametrize("length", [40, 200, 1024, 2000])
 def test_a_file_that_is_cut_off_is_an_error(tmp_path: Path, length: int) -> None:
     (tmp_path / "cut").write_bytes(Path(SHELL).read_bytes()[:length])
     with pytest.raises(ObservationError):
-        read_programs(shell, [str(tmp_path / "cut")])
+        read_programs(ask, [str(tmp_path / "cut")])
 
 
 def test_programs_and_libraries_are_told_apart() -> None:
@@ -101,7 +122,7 @@ def marked(bits: int) -> bytes:
 @pytest.mark.parametrize(("bits", "names"), [(0, set()), (1, {"IBT"}), (2, {"SHSTK"}), (3, {"IBT", "SHSTK"})])
 def test_markers_are_read(tmp_path: Path, bits: int, names: set[str]) -> None:
     (tmp_path / "program").write_bytes(marked(bits))
-    (program,) = read_programs(shell, [str(tmp_path / "program")])
+    (program,) = read_programs(ask, [str(tmp_path / "program")])
     assert (program.architecture, program.markers) == ("x64", frozenset(names))
 
 
@@ -123,7 +144,7 @@ def test_hostile_bytes_give_programs_or_our_error(change: bytes, at: int, rest: 
         return "\n".join(lines)
 
     with contextlib.suppress(ObservationError):
-        read_programs(answer, ["/x"], named=["/x"])
+        read_programs(lambda commands: [answer(command) for command in commands], ["/x"], named=["/x"])
 
 
 @given(st.text())

@@ -52,7 +52,7 @@ def _programs(facts: Facts, check: Check) -> tuple[list[Program], list[Program],
     set_id = _set_id(facts)
     loaded = parse_loaded(facts.text(LOADED))
     programs = tuple(dict.fromkeys((*set_id, *loaded["program"])))
-    found = read_programs(facts.text, (*programs, *loaded["library"]), named=programs)
+    found = read_programs(facts.texts, (*programs, *loaded["library"]), named=programs)
     ours = [one for one in found if one.path in programs]
     libraries = [one for one in found if one.path not in programs]
     if not ours or not libraries:

@@ -29,12 +29,15 @@ LOADED: Final = (
 )
 
 Piece = tuple[str, int, int]  # path, offset, length
+AskAll = Callable[[Sequence[str]], Sequence[str]]
 _Pieces = tuple[tuple[int, bytes], ...]  # offset and bytes
 _Places = tuple[tuple[int, int], ...]  # offset and length
 
 _HEAD: Final = 1024  # ELF header, program headers and in most files the notes
 _MOST_PIECE: Final = 1024 * 1024
 _MOST_FILE: Final = 256 * 1024 * 1024
+# A question starts a program a piece; a guest with several processors answers some questions at a time.
+_QUESTIONS: Final = 4
 # Several checks look at the same programs, each in every rehearsal and once more when it is judged.
 _MOST_KEPT: Final = 1024
 _FLAG_NOW, _FLAG_1_NOW = 0x8, 0x1
@@ -87,7 +90,7 @@ def pieces_command(pieces: Sequence[Piece]) -> str:
     return f'p() {{ echo "@$2 $1"; od -An -v -tx1 -j $2 -N $3 "$1"; }}; {asked}'
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=4 * _QUESTIONS)
 def parse_pieces(text: str) -> Mapping[str, Mapping[int, bytes]]:
     """Return path to offset to bytes.
 
@@ -113,13 +116,14 @@ def parse_pieces(text: str) -> Mapping[str, Mapping[int, bytes]]:
     return found
 
 
-def read_programs(ask: Callable[[str], str], paths: Sequence[str], *, named: Sequence[str] = ()) -> tuple[Program, ...]:
-    """Return what is known of the ELF files ``paths``, by three questions to ``ask``; other files are left out.
+def read_programs(ask: AskAll, paths: Sequence[str], *, named: Sequence[str] = ()) -> tuple[Program, ...]:
+    """Return what is known of the ELF files ``paths``, by asking three times; other files are left out.
 
+    :param ask: takes some questions at once and returns the answers in their order.
     :param named: those of ``paths`` whose names of symbols are wanted as well.
     :raises ObservationError: a file could not be read, or contradicts itself.
     """
-    heads = parse_pieces(ask(pieces_command([(path, 0, _HEAD) for path in paths])))
+    heads = _asked(ask, [(path, 0, _HEAD) for path in paths])
     known: dict[str, dict[int, bytes]] = {}
     for path in paths:
         head = heads.get(path, {}).get(0, b"")
@@ -132,8 +136,17 @@ def read_programs(ask: Callable[[str], str], paths: Sequence[str], *, named: Seq
     return tuple(_program(path, tuple(pieces.items())) for path, pieces in known.items())
 
 
+def _asked(ask: AskAll, pieces: Sequence[Piece]) -> Mapping[str, Mapping[int, bytes]]:
+    parts = [pieces[start::_QUESTIONS] for start in range(min(_QUESTIONS, len(pieces)))]
+    found: dict[str, dict[int, bytes]] = {}
+    for text in ask([pieces_command(part) for part in parts]):
+        for path, given in parse_pieces(text).items():
+            found.setdefault(path, {}).update(given)
+    return found
+
+
 def _more(
-    ask: Callable[[str], str],
+    ask: AskAll,
     known: Mapping[str, dict[int, bytes]],
     wanted: Callable[[str, _Pieces], _Places],
 ) -> None:
@@ -147,7 +160,7 @@ def _more(
                 pieces.append((path, offset, length))
     if not pieces:
         return
-    answer = parse_pieces(ask(pieces_command(pieces)))
+    answer = _asked(ask, pieces)
     for path, offset, length in pieces:
         got = answer.get(path, {}).get(offset, b"")
         if len(got) != length:

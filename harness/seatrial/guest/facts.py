@@ -114,6 +114,11 @@ class Facts:
             )
         return answer.stdout
 
+    def texts(self, commands: Sequence[str]) -> list[str]:
+        """Return the :meth:`text` of each of ``commands``, those that are still open asked in one round trip."""
+        self.ask_all(commands)
+        return [self.text(command) for command in commands]
+
     def lines(self, command: str, *, allowed: Collection[int] = (0,)) -> list[str]:
         """Return the non-empty lines of :meth:`text`."""
         # Only line feeds part lines: splitlines() would let a hostile file name with other separators forge some.
