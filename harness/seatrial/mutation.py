@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import re
-import secrets
-import shlex
 import threading
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
@@ -23,7 +20,18 @@ from seatrial.errors import BootHung, ObservationError, SeatrialError, TimerLost
 from seatrial.guest.shell import Shell
 from seatrial.machine.disk import nameless_duplicate
 from seatrial.mutants_file import Mutant, Stage
-from seatrial.mutation_files import mutant_files
+from seatrial.mutation_changes import (
+    OLDER_S,
+    Inapplicable,
+    has_loader,
+    make_change,
+    needed_first,
+    prepare,
+    reword,
+    seen_to_write,
+    took,
+    words_of,
+)
 from seatrial.mutation_groups import Asked, shared_out, slow_ones, suspects
 from seatrial.mutation_results import Result, Tried, Verdicts, compared, fits, tried_twice
 from seatrial.offline import changed_disk
@@ -40,24 +48,6 @@ __all__ = ["OF_ITS_OWN", "Bench", "Probe"]
 
 # What a check asks for that changes the guest, or takes a boot: it is judged only where a mutant names its control.
 OF_ITS_OWN: Final = frozenset({"guest", "booted_from", "rebooted"})
-_PLACE: Final = "/run/seatrial-mutant"
-_CHANGE_S: Final = 300.0
-_SHOWN: Final = 400
-_OLDER_S: Final = 5
-# An account such as a person would have, for changes that are about one ("$U"): nobody knows what its password is.
-_ACCOUNT: Final = "mutant"
-_SECRET: Final = f"$y$j9T${secrets.token_hex(11)}${secrets.token_hex(21)}."
-_MAKE_ACCOUNT: Final = (
-    f"grep -q ^{_ACCOUNT}: /etc/passwd || {{ "
-    f"echo '{_ACCOUNT}:x:59902:59902::/home/{_ACCOUNT}:/bin/sh' >> /etc/passwd"
-    f" && echo '{_ACCOUNT}:x:59902:' >> /etc/group"
-    f" && echo '{_ACCOUNT}:{_SECRET}:20000:0:90:7:30::' >> /etc/shadow"
-    f" && mkdir -p -m 700 /home/{_ACCOUNT} && chown 59902:59902 /home/{_ACCOUNT}; }}"
-)
-_NO_ACCOUNT: Final = "the account of '$U' could not be made"
-_OWN_DISK: Final = """$(lsblk -dnpo NAME,TYPE | awk '$2 == "disk" { print $1; exit }')"""
-# What starts the kernel keeps its words in one of these (GRUB; the Boot Loader Specification).
-_LOADERS: Final = "/boot/grub/grub.cfg /boot/grub2/grub.cfg /boot/loader/entries/*.conf /efi/loader/entries/*.conf"
 
 
 class Way(StrEnum):
@@ -84,10 +74,6 @@ class Probe:
 
     node: str
     check: Rehearsal
-
-
-class Inapplicable(Exception):
-    """The change itself could not be made; the reason is the message."""
 
 
 class _Gone(Exception):
@@ -258,6 +244,11 @@ class Bench:
         )
 
     @property
+    def changing(self) -> frozenset[str]:
+        """Return the controls that do more than look at a guest."""
+        return frozenset(self.plan.control_of[p.node] for p in self.probes if _disturbance(p.check))
+
+    @property
     def rebooting(self) -> frozenset[str]:
         """Return the controls that look at the guest before and after its reboot."""
         return frozenset(self.plan.control_of[p.node] for p in self.probes if _disturbance(p.check) == 1)
@@ -288,21 +279,21 @@ class Bench:
         """
         if self._ending.is_set():
             raise CancelledError
-        first = _MAKE_ACCOUNT if any(re.search(r"\$\{?U\b", mutant.change) for mutant in mutants) else ""
+        first = needed_first([mutant.change for mutant in mutants])
         also = mutants[0].caught_by if len(mutants) == 1 else ()
         way = _WAYS[mutants[0].stage]
         forgiven = (Inapplicable,) if len(mutants) > 1 else ()
         with contextlib.ExitStack() as stack:
             if way is Way.OFFLINE:
                 way, copy = Way.BOOTED, stack.enter_context(self._offline(mutants, forgiven))
-                _run(copy.shell, first, what=_NO_ACCOUNT)
+                prepare(copy.shell, first)
             elif way is Way.WORDS:
-                words = [_words(mutant.change) for mutant in mutants]
+                words = [words_of(mutant.change) for mutant in mutants]
                 added, dropped = ([word for pair in words for word in pair[which]] for which in (0, 1))
                 way, copy = self._with_command_line(added, dropped, stack)
             else:
                 copy = stack.enter_context(self.ready.restored())
-                _run(copy.shell, first, what=_NO_ACCOUNT)
+                prepare(copy.shell, first)
                 for mutant in mutants:
                     with contextlib.suppress(*forgiven):
                         self._changed(copy, mutant)
@@ -314,7 +305,7 @@ class Bench:
     def _changed(self, copy: Session, mutant: Mutant) -> None:
         """Make the change of ``mutant`` in ``copy``; a guest that it ends is judged by what was seen from outside."""
         try:
-            _change(copy.shell, mutant.change)
+            make_change(copy.shell, mutant.change)
         except SeatrialError as exc:
             if not copy.is_lost:
                 raise
@@ -337,10 +328,9 @@ class Bench:
 
         def change(shell: Shell, device: str) -> None:
             for mutant in mutants:
-                with contextlib.suppress(*forgiven):
-                    _change(shell, mutant.change, root=MOUNTED_AT, disk=device)
-            # No image is built the moment before it boots; what tells old state from new goes by seconds.
-            shell.run(f"sleep {_OLDER_S}")
+                with contextlib.suppress(*forgiven), seen_to_write(shell, mutant.change):
+                    make_change(shell, mutant.change, root=MOUNTED_AT, disk=device)
+            shell.run(f"sleep {OLDER_S}")
 
         with contextlib.ExitStack() as stack:
             try:
@@ -366,8 +356,8 @@ class Bench:
         self, added: Sequence[str], dropped: Sequence[str], stack: contextlib.ExitStack
     ) -> tuple[Way, Session]:
         way, copy = Way.RESTARTED, stack.enter_context(self.ready.restored())
-        if _has_loader(copy.shell):
-            _reword(copy.shell, added, dropped)
+        if has_loader(copy.shell):
+            reword(copy.shell, added, dropped)
             copy.power_cut()
         elif dropped:
             raise Inapplicable("the kernel's words are inside of a signed or unified image: none can be dropped")
@@ -375,13 +365,13 @@ class Bench:
             way = Way.BOOTED
             stack.close()
             copy = stack.enter_context(self._booted(words=" ".join(added)))
-        _took(copy.shell, added, dropped)
+        took(copy.shell, added, dropped)
         return way, copy
 
     def _baseline(self, way: Way, first: str, also: Collection[str]) -> Verdicts:
         """Return the verdicts on a copy that nobody has changed, made in the same way; each is judged once."""
         whole = self._kept_verdicts(way, first, None)
-        apart = self.apart & {*also}
+        apart = (self.apart & {*also}) - whole.keys()
         if apart & self.rebooting:
             apart |= self.rebooting  # one reboot answers all of them
         return {**whole, **self._kept_verdicts(way, first, apart)} if apart else whole
@@ -396,7 +386,9 @@ class Bench:
             return self._baselines[key]
 
     def _unchanged(self, way: Way, first: str, only: frozenset[str] | None) -> Verdicts:
-        found = self._untouched(way, first, asked=only and (), also=only or ())
+        # A copy that has booted shows its boot to whoever only looks.
+        seen = self.apart - self.changing if way is not Way.COPY else frozenset()
+        found = self._untouched(way, first, asked=only and (), also=seen if only is None else only)
         # A busy host may have kept an answer back: what says nothing of one copy is asked of another.
         if unclear := frozenset(name for name, verdict in found.items() if verdict.outcome is Outcome.ERROR):
             found = {**found, **self._untouched(way, first, asked=unclear, also=unclear & self.apart)}
@@ -405,72 +397,14 @@ class Bench:
     def _untouched(self, way: Way, first: str, *, asked: Asked, also: Collection[str]) -> Verdicts:
         """Judge a copy that went the same way, without a change."""
         with self._booted() if way is Way.BOOTED else self.ready.restored() as copy:
-            _run(copy.shell, first, what=_NO_ACCOUNT)
-            _change(copy.shell, ":")
+            prepare(copy.shell, first)
+            make_change(copy.shell, ":")
             if way is Way.RESTARTED:
                 copy.power_cut()
             return self.judged(copy, asked=asked, also=also)
-
-
-def _words(change: str) -> tuple[list[str], list[str]]:
-    """Return the words that a change of stage K adds to and drops from a command line: ``[add|drop] WORD...``."""
-    verb, *rest = change.split()
-    if verb == "drop":
-        return [], rest
-    return (rest if verb == "add" else [verb, *rest]), []
 
 
 def _disturbance(check: Rehearsal) -> int:
     """Return 0 for a check that only looks, 1 for one that wants a reboot, 2 for one that may do anything."""
     asked = OF_ITS_OWN & check.needs
     return 2 if check.changes_guest or asked - {"rebooted"} else int(bool(asked))
-
-
-def _change(shell: Shell, change: str, *, root: str = "/", disk: str = _OWN_DISK) -> None:
-    """Make a change as root, in a folder with the files that changes use; ``$R`` is the root, ``$DISK`` the disk.
-
-    :raises Inapplicable: its exit status is not 0.
-    """
-    files = " && ".join(f"printf '%s\\n' {shlex.quote(text)} > {name}" for name, text in mutant_files().items())
-    script = (
-        f"mkdir -p -m 700 {_PLACE} && cd {_PLACE} && {files} || exit 99\n"
-        f"export U={_ACCOUNT} R={root} DISK={disk}\n"
-        f"( eval {shlex.quote(change)} )\n"
-        f"status=$?; cd / && rm -rf {_PLACE}; sync; exit $status"
-    )
-    _run(shell, f"sh -c {shlex.quote(script)}", what="the change failed")
-
-
-def _run(shell: Shell, command: str, *, what: str) -> None:
-    if not command:
-        return
-    status, out, err = shell.run(command, timeout_s=_CHANGE_S)
-    if status != 0:
-        said = (err or out).decode("utf-8", "backslashreplace").strip().splitlines()[-3:]
-        raise Inapplicable(f"{what}: exit status {status}, {' / '.join(said)[:_SHOWN] or 'nothing was said'}")
-
-
-def _has_loader(shell: Shell) -> bool:
-    return shell.run(f"ls {_LOADERS} 2>/dev/null | grep -q .")[0] == 0
-
-
-def _reword(shell: Shell, added: Sequence[str], dropped: Sequence[str]) -> None:
-    edits = "".join(rf"s~[[:space:]]{_in_sed(word)}\([[:space:]]\|$\)~ ~g;" for word in dropped)
-    line = r"/^[[:space:]]*\(linux\|linuxefi\|options\)[[:space:]]/"
-    script = f"{line} {{ {edits} s~$~ {_in_sed(' '.join(added))}~; }}"
-    change = f"for f in {_LOADERS}; do [ ! -f $f ] || sed -i -e {shlex.quote(script)} $f || exit 1; done; sync"
-    _run(shell, change, what="the boot loader's file could not be changed")
-
-
-def _in_sed(text: str) -> str:
-    return re.sub(r"[\\.*\[\]^$~&]", r"\\\g<0>", text)
-
-
-def _took(shell: Shell, added: Sequence[str], dropped: Sequence[str]) -> None:
-    """Find out whether the kernel really has the words.
-
-    :raises Inapplicable: it has not.
-    """
-    words = shell.run("cat /proc/cmdline")[1].decode("utf-8", "backslashreplace").split()
-    if {*added} - {*words} or {*dropped} & {*words}:
-        raise Inapplicable(f"the kernel's command line did not take it: {' '.join(words)!r}")

@@ -41,6 +41,7 @@ FLOORS = (
         "listing",
         "mutants_file",
         "mutation",
+        "mutation_changes",
         "mutation_files",
         "mutation_groups",
         "mutation_results",

@@ -25,6 +25,10 @@ mutants:
   stage: I
   change: touch $R/usr/bin/more-than-was-verified
   caught_by: [imm-usr-write-fails]
+- id: M3
+  stage: I
+  change: test -d $R/etc
+  caught_by: [imm-machine-id-empty]
 """
 
 
@@ -43,10 +47,12 @@ def test_what_a_first_boot_makes_is_judged_on_a_disk_that_was_changed_before(tmp
     print(done.stdout[-6000:], done.stderr[-3000:])
     # Each comes when it is through.
     found = {one["id"]: one for one in json.loads(results.read_text())}
-    shipped, verified = found["M1"], found["M2"]
+    shipped, verified, nothing = found["M1"], found["M2"], found["M3"]
     assert (shipped["result"], shipped["killed_by"], shipped["unexpected"]) == ("killed", ["imm-machine-id-empty"], [])
     assert verified["result"] == "not-applicable"
     assert "Read-only file system" in verified["error"]
+    assert nothing["result"] == "not-applicable"
+    assert "wrote nothing" in nothing["error"]
     assert done.returncode == 0
     assert digest(image) == before
     assert qemus() == running

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from seatrial.check import Check
 from seatrial.evidence.attempts import BOOT_ID, attempts_script, parse_attempts
+from seatrial.evidence.cmdline import CMDLINE, parse_cmdline
 from seatrial.evidence.kernel import (
     LOCKDOWN,
     SYMBOLS,
@@ -36,8 +37,11 @@ SOFTWARE_ONLY = ("meltdown", "spectre_v1", "spectre_v2")
 
 @pytest.mark.control("ib-lockdown-active")
 def test_lockdown_is_in_the_mode_of_the_flavour(facts: Facts, check: Check, flavour: Flavour) -> None:
-    """The chosen mode is one that the flavour accepts."""
+    """The chosen mode is one that the flavour accepts, and no word asks for none: which of two counts is no policy."""
     check.one_of(chosen(facts.text(LOCKDOWN)), flavour.allowed("lockdown-modes"), what="lockdown")
+    check.nothing(
+        parse_cmdline(facts.text(CMDLINE)).matching(["lockdown=none"]), expected="no lockdown=none on the command line"
+    )
 
 
 @pytest.mark.control("ib-lockdown-behaviour")
