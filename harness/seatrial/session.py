@@ -288,6 +288,7 @@ def patience_for(candidate: Candidate, choice: Choice) -> Patience:
     return Patience(
         boot_s=settings.boot_timeout * factor,
         settle_s=settings.settle_timeout * factor,
+        idle_s=settings.settle_timeout,
         command_s=settings.command_timeout * factor,
         # cloud-init makes its users when sshd may greet already; every other key is there before.
         refused_s=None if candidate.flavour.access.route == "cloud-init" else _REFUSED_S * factor,

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import cast
 
 import paramiko
 import pytest
 from seatrial.clock import Deadline
 from seatrial.errors import AuthRefused, BootFatal, BootTimeout, RightsRefused
-from seatrial.guest.ready import Guest, Patience, ready_guest
+from seatrial.guest.ready import Guest, Patience, ready_guest, wait_until_settled
+from seatrial.guest.shell import Shell
 from seatrial.guest.ssh import Address, RunKey
 from seatrial.progress import Silent
 from ssh_server import Served, hostile_server
@@ -131,3 +133,40 @@ def test_a_panic_ends_even_a_handshake_that_stalls(run_key: RunKey) -> None:
     ):
         pass
     assert waited.elapsed_s < 10
+
+
+class Starting:
+    """The shell of a guest whose start-up never ends, and whose processors say ``times`` one after the other."""
+
+    def __init__(self, times: Iterator[str]) -> None:
+        self._times = times
+
+    def run(self, command: str) -> tuple[int, bytes, bytes]:
+        """Answer what is asked while a guest settles."""
+        if "/proc/stat" in command:
+            return 0, next(self._times).encode(), b""
+        return (0, b"", b"") if command.startswith("command -v") else (1, b"starting\n", b"")
+
+
+def times(*, busy: int, idle: int) -> Iterator[str]:
+    """Give what two processors count, ``busy`` and ``idle`` ticks more each time, in the form of proc(5)."""
+    for look in range(1000):
+        yield f"cpu  {busy * look} 0 7 {idle * look} 0 0 0 0 0 0\ncpu0 1 0 3 1 0 0 0 0 0 0\ncpu1 1 0 4 1 0 0 0 0 0 0\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "gives_up_early"),
+    [
+        (times(busy=10, idle=90), True),
+        (times(busy=50, idle=50), False),
+        (times(busy=0, idle=0), False),
+        (iter([""] * 1000), False),
+        (iter(["cpu rubbish\n"] * 1000), False),
+    ],
+)
+def test_a_guest_that_does_nothing_is_not_waited_for_as_long_as_a_slow_one(
+    said: Iterator[str], gives_up_early: bool
+) -> None:
+    deadline = Deadline(2.5)
+    assert wait_until_settled(cast("Shell", Starting(said)), deadline, idle_s=0.8) == "starting"
+    assert deadline.is_over is not gives_up_early

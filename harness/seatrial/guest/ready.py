@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,11 +15,13 @@ from seatrial.guest.shell import Shell, root_shell
 from seatrial.guest.ssh import Address, Connection, Guard, LoginKey, OnDemand, connect, read_banner
 from seatrial.progress import Progress
 
-__all__ = ["Entry", "Guest", "Patience", "first_login", "ready_guest"]
+__all__ = ["Entry", "Guest", "Patience", "first_login", "ready_guest", "wait_until_settled"]
 
 _LOOK_S = 0.5
 _LONGEST_PAUSE_S = 5.0
 _BANNER_S = 5.0
+# A guest that is asked how it is doing twice a second is never quite idle.
+_IDLE = 0.5
 _SETTLED = ("running", "degraded", "maintenance", "offline", "unknown")
 
 
@@ -27,12 +30,14 @@ class Patience:
     """Limits in seconds: from power-on to the first login, then until the system has settled, and for one command.
 
     ``refused_s``: for how long a key that is refused is tried again, because something in the guest still brings it in.
+    ``idle_s``: for how much of ``settle_s`` the guest's processors may have nothing to do; None for all of it.
     """
 
     boot_s: float
     settle_s: float
     command_s: float
     refused_s: float | None = None
+    idle_s: float | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -75,7 +80,7 @@ def ready_guest(  # noqa: PLR0913  # what a boot is waited for with, each by its
         require_root(connection, guard=guard)
         shell = stack.enter_context(root_shell(connection, guard=guard, timeout_s=patience.command_s))
         progress.phase("waiting for the system to settle")
-        state = _wait_until_settled(shell, Deadline(patience.settle_s))
+        state = wait_until_settled(shell, Deadline(patience.settle_s), idle_s=patience.idle_s or patience.settle_s)
         yield Guest(
             connection=connection,
             shell=shell,
@@ -208,15 +213,48 @@ def _pause(exc: SessionError, pause_s: float, tries: _Tries) -> float:
     return min(pause_s * 1.5, _LONGEST_PAUSE_S)
 
 
-def _wait_until_settled(shell: Shell, deadline: Deadline) -> str:
-    """Return what systemd says of the whole system (systemctl(1), is-system-running), or that there is no systemd."""
-    question = "systemctl is-system-running"
+def wait_until_settled(shell: Shell, deadline: Deadline, *, idle_s: float) -> str:
+    """Return what systemd says of the whole system (systemctl(1), is-system-running), or that there is no systemd.
+
+    :param idle_s: give up when the guest has done nothing for so long: a slower processor waits no longer than a fast
+        one, and more time brings no start-up job to its end that only waits.
+    """
     status, out, _err = shell.run("command -v systemctl && test -d /run/systemd/system")
     if status != 0:
         return "no systemd"
+    idle, looked_s, before = 0.0, deadline.elapsed_s, _processors(shell)
     while True:
-        status, out, _err = shell.run(question)
+        status, out, _err = shell.run("systemctl is-system-running")
         state = out.decode("utf-8", "backslashreplace").strip()
-        if state in _SETTLED or deadline.is_over:
+        if state in _SETTLED or deadline.is_over or idle > idle_s:
             return state or f"no answer (exit status {status})"
         deadline.pause(_LOOK_S)
+        now, now_s = _processors(shell), deadline.elapsed_s
+        if now.busy_since(before) < _IDLE:
+            idle += now_s - looked_s
+        before, looked_s = now, now_s
+
+
+@dataclass(frozen=True, slots=True)
+class _Processors:
+    """What processors have done, in the kernel's ticks: all they counted, and what they had nothing to do of it."""
+
+    number: int
+    ticks: int
+    idle: int
+
+    def busy_since(self, before: _Processors) -> float:
+        """Return how many of them were busy on average; all, if nothing was counted."""
+        ticks = self.ticks - before.ticks
+        return self.number * (1 - (self.idle - before.idle) / ticks) if ticks > 0 else float(self.number or 1)
+
+
+def _processors(shell: Shell) -> _Processors:
+    """Return the guest's processor times so far (proc(5), /proc/stat); waiting for a disk is no idleness."""
+    text = shell.run("grep ^cpu /proc/stat")[1].decode("utf-8", "backslashreplace")
+    match = re.match(r"cpu +([0-9]+(?: [0-9]+){3,})", text)
+    # The last two fields, a guest's own guests, are in the first two already.
+    ticks = [int(field) for field in match[1].split()[:8]] if match else []
+    return _Processors(
+        number=len(re.findall(r"^cpu[0-9]", text, re.MULTILINE)), ticks=sum(ticks), idle=ticks[3] if ticks else 0
+    )
