@@ -278,6 +278,7 @@ def test_a_refused_key_gets_advice_from_the_console(route: str, console: str, te
 
 @pytest.mark.parametrize("route", ["credentials", "credentials-fw-cfg"])
 def test_a_refused_key_that_credentials_bring_may_be_the_servers_choice(route: str) -> None:
-    assert "does the image's sshd let root in (PermitRootLogin" in advice(route, "", "root")
+    assert "does the image ship keys of root's own" in advice(route, "", "root")
+    assert "does its sshd let root in (PermitRootLogin" in advice(route, "", "root")
     assert "systemd-sysusers.service" in advice(route, "", "ada")
     assert "make user 'ada' and its key" in advice(route, "", "ada")

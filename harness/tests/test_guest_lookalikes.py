@@ -34,6 +34,7 @@ AZURELINUX_3 = {
 FLATCAR = {
     "fs-dead-links": "fail",  # Debian's, as the demo image's flavour says
     "fs-sgid-allowlist": "fail",  # Debian's unix_chkpwd
+    "imm-root-device-uuid": "fail",  # a hash tree of its own, no BIOS-BOOT and OEM-CONFIG, and Debian's labels
     "imm-usr-filesystem": "fail",  # the demo image's /usr is erofs, Flatcar's btrfs
     "imm-writable-set": "fail",  # the demo image binds /var/tmp to itself
     "kcfg-devport-kcore": "fail",  # Debian's kernel

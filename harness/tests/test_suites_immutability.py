@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from gpt_tables import HEADER_GUID, entry_guid, entry_label, entry_type, rewritten
 from seatrial.errors import AuthRefused, BootTimeout, GuestStopped, ObservationError, QemuExited, SessionLost
 from seatrial.evidence.attempts import BOOT_ID as ASK_BOOT_ID
 from seatrial.evidence.cmdline import CMDLINE
 from seatrial.evidence.flipped import flip_script, read_back_script
+from seatrial.evidence.gpt import TABLES
 from seatrial.evidence.instance import INSTANCE_STATE
 from seatrial.evidence.loader import LOADER
 from seatrial.evidence.mounts import MOUNTINFO, SWAPS
@@ -80,6 +84,7 @@ def guest() -> Guest:
             CMDLINE: recorded("kernel/cmdline"),
             MOUNTINFO: recorded("immutability/mountinfo"),
             SWAPS: recorded("immutability/swaps"),
+            TABLES: recorded("immutability/tables"),
             DEVICE: recorded("immutability/device"),
             FLIP: f"block 193468\nold {OLD}\nbelow {OLD}\nnew {NEW}\nwrote 0 \nkept {NEW}\n",
             READ_BACK: f"{READ_FAILED}\ngot {OLD}\nstatus C\n",
@@ -117,6 +122,10 @@ def edit(question: str, old: str, new: str) -> Callable[[Guest], None]:
 
 def works(title: str) -> Callable[[Guest], None]:
     return lambda g: g.tries.update({title: (0, "")})
+
+
+def table(at: int, new: bytes) -> Callable[[Guest], None]:
+    return lambda g: g.answers.update({TABLES: rewritten(g.answers[TABLES], at, new)})
 
 
 def mounted(line: str) -> Callable[[Guest], None]:
@@ -235,6 +244,20 @@ DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
     ),
     "os-release of another image": (edit(STATE.OS_RELEASE, "VARIANT_ID=", "VARIANT_ID=x"), {"imm-os-release"}),
     "os-release without a version": (edit(STATE.OS_RELEASE, "IMAGE_VERSION=", "VERSION_OF="), {"imm-os-release"}),
+    "a disk GUID that somebody wrote": (
+        table(HEADER_GUID, uuid.UUID("00000000-0000-4000-8000-000000000001").bytes_le),
+        {"imm-disk-uuid-random"},
+    ),
+    "a partition's GUID that somebody wrote": (table(entry_guid(4), b"\1" + bytes(15)), {"imm-disk-uuid-random"}),
+    "a hash tree of another type": (
+        table(entry_type(2), uuid.UUID("0fc63daf-8483-4772-8e79-3d69d8477de4").bytes_le),
+        {"imm-root-device-uuid"},
+    ),
+    "a partition by another name": (table(entry_label(4), "rooz".encode("utf-16-le")), {"imm-root-device-uuid"}),
+    "a partition more": (
+        table(entry_type(5), uuid.uuid4().bytes_le * 2 + struct.pack("<QQ", 1587600, 1587601)),
+        {"imm-root-device-uuid"},
+    ),
     "swap on a disk": (lambda g: g.add(SWAPS, "/dev/vda5 partition 1048572 0 -2"), {"imm-no-swap"}),
     "an extension waits": (lambda g: g.add(STATE.EXTENSIONS, "tools.raw"), {"imm-no-extensions"}),
     "an extension that nobody verifies": (
@@ -314,6 +337,13 @@ def test_empty_answer_never_passes(question: str) -> None:
     broken = guest()
     broken.answers[question] = ""
     assert any(why.startswith("error") for why in SUITE.red(broken, "immutable-host").values())
+
+
+def test_disk_without_a_table_of_guids_lacks_what_was_promised_and_has_no_guid() -> None:
+    plain = guest()
+    plain.answers[TABLES] = ""
+    assert SUITE.outcome("imm-root-device-uuid", plain) == Outcome.FAIL
+    assert SUITE.outcome("imm-disk-uuid-random", plain) == Outcome.NOT_APPLICABLE
 
 
 def test_usr_on_the_root_file_system_is_judged_as_the_root() -> None:

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 
 import pytest
 from seatrial.check import Check
+from seatrial.evidence.gpt import TABLES, is_placeholder, parse_promise, parse_tables, strangers, unkept
 from seatrial.evidence.instance import INSTANCE_STATE, parse_instance_state
 from seatrial.evidence.mounts import MOUNTINFO, SWAPS, Mount, parse_mountinfo, parse_swaps
 from seatrial.evidence.trees import differences, parse_tree, tree_command
@@ -95,6 +96,31 @@ def test_os_release_lies_in_usr_and_names_the_image(facts: Facts, check: Check, 
     wanted = flavour.allowed("os-release")
     lacking = [line for line in wanted if line not in (present if "=" in line else names)]
     check.nothing(lacking, expected=f"{', '.join(wanted)} in os-release; lacking: none")
+
+
+@pytest.mark.control("imm-root-device-uuid")
+def test_partitions_are_those_of_the_layout(facts: Facts, check: Check, flavour: Flavour) -> None:
+    """Each partition that the flavour names is there with its label, type and GUID, and there is no other."""
+    promises = [parse_promise(row) for row in flavour.allowed("partitions")]
+    if not promises:
+        check.not_applicable(f"flavour {flavour.name!r} says nothing of its partitions (expect.partitions)")
+    partitions = [one for disk in parse_tables(facts.text(TABLES)) for one in disk.partitions]
+    check.nothing(unkept(promises, partitions), expected=f"each of {len(promises)} partitions; lacking: none")
+    check.nothing(strangers(promises, partitions), expected="no partition outside the flavour's list")
+
+
+@pytest.mark.control("imm-disk-uuid-random")
+def test_disk_identifiers_are_no_placeholders(facts: Facts, check: Check) -> None:
+    """The GUIDs of disks and of their partitions are random, not written by hand for every instance of the image."""
+    disks = parse_tables(facts.text(TABLES))
+    if not disks:
+        check.not_applicable("no disk has a GUID partition table")
+    given = [(f"disk {disk.name}", disk.guid) for disk in disks]
+    given += [(f"{disk.name}, partition {one.number}", one.guid) for disk in disks for one in disk.partitions]
+    check.nothing(
+        [f"{what}: {guid}" for what, guid in given if is_placeholder(guid)],
+        expected=f"{len(given)} random GUIDs",
+    )
 
 
 @pytest.mark.control("imm-no-swap")

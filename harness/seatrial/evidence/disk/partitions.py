@@ -10,7 +10,7 @@ from typing import Final
 
 from seatrial.evidence.disk.reading import SECTOR, Fault, Read, crc32, exact
 
-__all__ = ["TABLE", "UNUSED", "Region", "regions"]
+__all__ = ["TABLE", "UNUSED", "Region", "disk_guid", "regions"]
 
 TABLE: Final = "partition-table"
 UNUSED: Final = "unpartitioned"
@@ -25,7 +25,8 @@ class Region:
     """A part of a disk, from byte ``start`` to before byte ``end``.
 
     ``number`` is the partition's; 0 is the table itself (``label`` is :data:`TABLE`) or what is in no partition
-    (:data:`UNUSED`). ``kind`` is the type GUID in lower case, or the type byte of an MBR such as ``0x83``.
+    (:data:`UNUSED`). ``kind`` is the type GUID in lower case, or the type byte of an MBR such as ``0x83``; ``guid`` is
+    the partition's own, in a GPT only.
     """
 
     number: int
@@ -33,6 +34,18 @@ class Region:
     kind: str
     start: int
     end: int
+    guid: str = ""
+
+
+def disk_guid(read: Read) -> str:
+    """Return the GUID of a disk with a GPT, in lower case.
+
+    :raises Fault: the first copy of the header is none, or not valid.
+    """
+    header = _header(read, SECTOR)
+    if header is None:
+        raise Fault("has no valid GPT header in its second sector")
+    return header.guid
 
 
 def regions(read: Read, disk_bytes: int) -> tuple[Region, ...]:
@@ -54,13 +67,13 @@ def _gpt(read: Read, disk_bytes: int) -> Iterator[Region]:
     header = _header(read, SECTOR) or _header(read, disk_bytes // SECTOR * SECTOR - SECTOR)
     if header is None:
         raise Fault("has a damaged GPT: neither the first nor the last copy of its header is valid")
-    entries, first_usable, last_usable = header
+    first_usable, last_usable = header.first_usable, header.last_usable
     if (last_usable + 1) * SECTOR > disk_bytes:
         raise Fault(f"has a GPT for a larger disk: its last sector for use is {last_usable}")
     yield Region(number=0, label=TABLE, kind="", start=0, end=min(first_usable * SECTOR, disk_bytes))
     yield Region(number=0, label=TABLE, kind="", start=(last_usable + 1) * SECTOR, end=disk_bytes)
-    for number, entry in enumerate(entries, start=1):
-        kind, _own, first, last, _flags = struct.unpack_from("<16s16sQQQ", entry)
+    for number, entry in enumerate(header.entries, start=1):
+        kind, own, first, last, _flags = struct.unpack_from("<16s16sQQQ", entry)
         if not any(kind):
             continue
         if not first_usable <= first <= last <= last_usable:
@@ -71,11 +84,20 @@ def _gpt(read: Read, disk_bytes: int) -> Iterator[Region]:
             kind=str(uuid.UUID(bytes_le=kind)),
             start=first * SECTOR,
             end=(last + 1) * SECTOR,
+            guid=str(uuid.UUID(bytes_le=own)),
         )
 
 
-def _header(read: Read, place: int) -> tuple[list[bytes], int, int] | None:
-    """Return the entries, the first and the last usable sector; None when this copy is not valid."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Header:
+    guid: str
+    entries: tuple[bytes, ...]
+    first_usable: int
+    last_usable: int
+
+
+def _header(read: Read, place: int) -> _Header | None:
+    """Return what a GPT header says, with its entries; None when this copy is not valid."""
     block = read(place, SECTOR)
     if len(block) < SECTOR or not block.startswith(_SIGNATURE):
         return None
@@ -89,7 +111,12 @@ def _header(read: Read, place: int) -> tuple[list[bytes], int, int] | None:
     table = read(start * SECTOR, count * each) if start < 1 << 40 else b""
     if len(table) != count * each or crc32(table) != told:
         return None
-    return [table[n * each : (n + 1) * each] for n in range(count)], first, last
+    return _Header(
+        guid=str(uuid.UUID(bytes_le=block[56:72])),
+        entries=tuple(table[n * each : (n + 1) * each] for n in range(count)),
+        first_usable=first,
+        last_usable=last,
+    )
 
 
 def _mbr(read: Read, first: bytes, disk_bytes: int) -> Iterator[Region]:
