@@ -371,7 +371,7 @@ class Bench:
     def _baseline(self, way: Way, first: str, also: Collection[str]) -> Verdicts:
         """Return the verdicts on a copy that nobody has changed, made in the same way; each is judged once."""
         whole = self._kept_verdicts(way, first, None)
-        apart = (self.apart & {*also}) - whole.keys()
+        apart = self.apart.intersection(also).difference(whole)
         if apart & self.rebooting:
             apart |= self.rebooting  # one reboot answers all of them
         return {**whole, **self._kept_verdicts(way, first, apart)} if apart else whole

@@ -67,7 +67,17 @@ def test_promises_are_kept_by_label_type_and_guid() -> None:
     assert [text.split(" of ")[0] for text in strangers(kept[:3], disk.partitions)] == ["partition 4 'root'"]
 
 
-@pytest.mark.parametrize("row", ["", "root", "root linux", f"root {'0' * 36}", f"root {' '.join(['a' * 8] * 3)}"])
+def test_optional_partition_may_be_there_and_any_type_will_do() -> None:
+    (disk,) = parse_tables(TEXT)
+    rows = ["esp *", "*_verity *", "? seatrial-*.0 8484680c-9521-48c6-9c11-b0720656f69e", "? BIOS-BOOT *", "ro* *"]
+    promises = [parse_promise(row) for row in rows]
+    assert unkept(promises, disk.partitions) == strangers(promises, disk.partitions) == []
+    assert unkept(promises, ()) == ["esp of type *", "*_verity of type *", "ro* of type *"]
+
+
+@pytest.mark.parametrize(
+    "row", ["", "? root", "root", "root linux", f"root {'0' * 36}", f"root {' '.join(['a' * 8] * 3)}"]
+)
 def test_row_that_promises_nothing_is_refused(row: str) -> None:
     with pytest.raises(ConfigError, match="LABEL TYPE-GUID"):
         parse_promise(row)

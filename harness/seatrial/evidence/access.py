@@ -52,8 +52,8 @@ _CREDENTIALS: Final = {
     "credentials-fw-cfg": "credentials by fw_cfg need systemd 251 in the image, and its kernel's module qemu_fw_cfg",
 }
 _ROOT: Final = (
-    "does the image ship keys of root's own (systemd adds none to a /root/.ssh/authorized_keys that is there), and does "
-    "its sshd let root in (PermitRootLogin, AllowUsers, DenyUsers)? --ssh-user NAME makes a user"
+    "does the image ship keys of root's own (systemd adds none to a /root/.ssh/authorized_keys that is there), and "
+    "does its sshd let root in (PermitRootLogin, AllowUsers, DenyUsers)? --ssh-user NAME makes a user"
 )
 _OWN_USER: Final = (
     "does the image (systemd 252) run systemd-sysusers.service and systemd-tmpfiles-setup.service, which make user "

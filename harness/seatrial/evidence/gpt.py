@@ -36,17 +36,21 @@ class Disk:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """What a partition is to be: a glob for its label, its type GUID, and its own GUID (empty: any)."""
+    """What a partition is to be: a glob for its label, its type GUID (``*``: any), and its own GUID (empty: any).
+
+    ``is_optional``: some releases have it, others do not.
+    """
 
     label: str
     kind: str
     guid: str
+    is_optional: bool
 
     def fits(self, partition: Region) -> bool:
         """Return whether ``partition`` is the one that was promised."""
         return (
             fnmatchcase(partition.label, self.label)
-            and partition.kind == self.kind
+            and self.kind in {"*", partition.kind}
             and self.guid in {"", partition.guid}
         )
 
@@ -55,14 +59,15 @@ class Promise:
 
 
 def parse_promise(row: str) -> Promise:
-    """Return what a row ``LABEL TYPE [GUID]`` of a flavour says.
+    """Return what a row ``[?] LABEL TYPE [GUID]`` of a flavour says; the question mark makes it optional.
 
     :raises ConfigError: it is no such row.
     """
-    match row.split():
-        case [label, kind, *own] if len(own) < 2 and all(map(_is_guid, (kind, *own))):
-            return Promise(label, kind.lower(), "".join(own).lower())
-    raise ConfigError(f"a partition of a flavour is 'LABEL TYPE-GUID [GUID]', not {row!r}")
+    words = row.lstrip("?").split()
+    match words:
+        case [label, kind, *own] if len(own) < 2 and (kind == "*" or _is_guid(kind)) and all(map(_is_guid, own)):
+            return Promise(label, kind.lower(), "".join(own).lower(), is_optional=row.startswith("?"))
+    raise ConfigError(f"a partition of a flavour is '[?] LABEL TYPE-GUID [GUID]', not {row!r}")
 
 
 def parse_tables(text: str) -> tuple[Disk, ...]:
@@ -98,8 +103,8 @@ def _disk(name: str, size: int, head: bytes) -> Disk | None:
 
 
 def unkept(promises: Sequence[Promise], partitions: Sequence[Region]) -> list[str]:
-    """Return those promises that no partition fits."""
-    return [str(promise) for promise in promises if not any(map(promise.fits, partitions))]
+    """Return those promises that no partition fits, but for optional ones."""
+    return [str(one) for one in promises if not one.is_optional and not any(map(one.fits, partitions))]
 
 
 def strangers(promises: Sequence[Promise], partitions: Sequence[Region]) -> list[str]:
