@@ -17,8 +17,10 @@ __all__ = ["TABLES", "Disk", "Promise", "is_placeholder", "parse_promise", "pars
 
 # The MBR, the header and 128 entries of 128 bytes (UEFI specification, 5.3.1: at least so much is reserved).
 _BYTES: Final = 34 * SECTOR
+# Without loop devices and the like, which show the tables of system extensions.
 TABLES: Final = (
-    'for d in /sys/block/*; do for p in "$d"/*/partition; do [ -e "$p" ] || continue 2; break; done; '
+    'for d in /sys/block/*; do [ -e "$d/device" ] || continue; '
+    'for p in "$d"/*/partition; do [ -e "$p" ] || continue 2; break; done; '
     f'n=${{d##*/}}; echo "disk $n $(cat "$d/size")"; od -An -v -tx1 -N {_BYTES} "/dev/$n" || exit 1; done'
 )
 # A random GUID has 122 random bits (RFC 9562, 5.4): so many zero bytes among its sixteen are no chance.
