@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 from seatrial.clock import Deadline
 from seatrial.errors import SessionError, SessionLost
+from seatrial.evidence.listeners import LISTENERS
 from seatrial.guest.keys import RunKey
 from seatrial.guest.lanes import Lanes, is_asked_alone, turn
 from seatrial.guest.shell import MOST_OUTPUT, Shell, root_shell
@@ -170,9 +171,18 @@ def test_a_copy_that_nobody_has_logged_in_to_gets_no_second_shell(
 
 
 @pytest.mark.parametrize(
-    "command", ["ps aux", "pgrep -c sshd", "free -m", "cat /proc/meminfo", "grep x /proc/*/status"]
+    "command",
+    [
+        "ps aux",
+        "pgrep -c sshd",
+        "free -m",
+        "cat /proc/meminfo",
+        "grep x /proc/*/status",
+        "cat /proc/net/udp",
+        LISTENERS,
+    ],
 )
-def test_what_users_look_at_processes_and_memory_with_is_asked_alone(command: str) -> None:
+def test_what_users_look_at_processes_sockets_and_memory_with_is_asked_alone(command: str) -> None:
     assert is_asked_alone(command)
 
 

@@ -14,10 +14,10 @@ from seatrial.guest.shell import MOST_OUTPUT, Shell
 
 __all__ = ["Lanes", "is_asked_alone", "turn"]
 
-# What would tell of the other lanes' processes, memory and jobs, and what writes or tries to.
+# What would tell of the other lanes' processes, sockets, memory and jobs, and what writes or tries to.
 _ALONE: Final = re.compile(
     r"/proc/\[|/proc/\*|/proc/(?:meminfo|loadavg|locks)\b|\b(?:ps|pgrep|pidof|lsof|fuser|free|top|loginctl)\b"
-    r"|list-jobs|=activating\b|seatrial-calls|\btry\(\)"
+    r"|\bss -|/proc/net/(?:tcp|udp)|list-jobs|=activating\b|seatrial-calls|\btry\(\)"
 )
 # The service manager answers one after the other: two lanes that ask it wait for each other.
 _SERVICE_MANAGER: Final = re.compile(r"\b(?:systemctl|systemd-analyze)\b")
