@@ -237,11 +237,8 @@ class Bench:
 
         They change or reboot the guest, boot another, or are about its boot, which a copy has not made itself.
         """
-        return frozenset(
-            self.plan.control_of[p.node]
-            for p in self.probes
-            if _disturbance(p.check) or self.plan.is_falsified(p.node, RESTORED)
-        )
+        about_its_boot = (p.node for p in self.probes if self.plan.is_falsified(p.node, RESTORED))
+        return self.changing.union(self.plan.control_of[node] for node in about_its_boot)
 
     @property
     def changing(self) -> frozenset[str]:

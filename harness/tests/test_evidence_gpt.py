@@ -76,7 +76,8 @@ def test_optional_partition_may_be_there_and_any_type_will_do() -> None:
 
 
 @pytest.mark.parametrize(
-    "row", ["", "? root", "root", "root linux", f"root {'0' * 36}", f"root {' '.join(['a' * 8] * 3)}"]
+    "row",
+    ["", "? root", "?esp", "? ? esp *", "root", "root linux", f"root {'0' * 36}", f"root {' '.join(['a' * 8] * 3)}"],
 )
 def test_row_that_promises_nothing_is_refused(row: str) -> None:
     with pytest.raises(ConfigError, match="LABEL TYPE-GUID"):

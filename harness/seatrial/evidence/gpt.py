@@ -65,10 +65,11 @@ def parse_promise(row: str) -> Promise:
 
     :raises ConfigError: it is no such row.
     """
-    words = row.lstrip("?").split()
-    match words:
+    words = row.split()
+    is_optional = words[:1] == ["?"]
+    match words[is_optional:]:
         case [label, kind, *own] if len(own) < 2 and (kind == "*" or _is_guid(kind)) and all(map(_is_guid, own)):
-            return Promise(label, kind.lower(), "".join(own).lower(), is_optional=row.startswith("?"))
+            return Promise(label, kind.lower(), "".join(own).lower(), is_optional)
     raise ConfigError(f"a partition of a flavour is '[?] LABEL TYPE-GUID [GUID]', not {row!r}")
 
 

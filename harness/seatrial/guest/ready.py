@@ -80,7 +80,8 @@ def ready_guest(  # noqa: PLR0913  # what a boot is waited for with, each by its
         require_root(connection, guard=guard)
         shell = stack.enter_context(root_shell(connection, guard=guard, timeout_s=patience.command_s))
         progress.phase("waiting for the system to settle")
-        state = wait_until_settled(shell, Deadline(patience.settle_s), idle_s=patience.idle_s or patience.settle_s)
+        idle_s = patience.settle_s if patience.idle_s is None else patience.idle_s
+        state = wait_until_settled(shell, Deadline(patience.settle_s), idle_s=idle_s)
         yield Guest(
             connection=connection,
             shell=shell,
