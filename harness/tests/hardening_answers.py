@@ -5,6 +5,7 @@ defects that are seeded there.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from types import ModuleType, SimpleNamespace
 
@@ -70,6 +71,14 @@ def pieces(texts: Mapping[str, str], command: str) -> str:
         piece = known[path][int(offset)] if path in known else b"#!/bin/sh"
         lines += [f"@{offset} {path}", f" {piece[: int(length)].hex(' ')}"]
     return "".join(f"{line}\n" for line in lines)
+
+
+def heads(texts: Mapping[str, str], paths: str) -> str:
+    """Answer for the first bytes of programs."""
+    known = parse_pieces(texts["pieces"])
+    named = shlex.split(paths)
+    titled = (f"==> {path} <==\n".encode() + (known[path][0] if path in known else b"#!/bin/sh") for path in named)
+    return b"\n".join(titled).hex(" ")
 
 
 def bytes_of(path: str, old: bytes, new: bytes) -> Edit:

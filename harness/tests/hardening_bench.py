@@ -138,6 +138,7 @@ def _lines(texts: Texts, paths: str) -> str:
 
 
 SHAPES: tuple[tuple[str, Callable[[Texts, str], str]], ...] = (
+    (r"head -vc 1024 (.*) \| od .*", more.heads),
     (r"p\(\) \{ (.*)", more.pieces),
     (r".*sshd -T -C \S*\baddr=([^,]+)", _settings),
     (r"(race=); .*; if find / -maxdepth 0 -nouser", lambda texts, _: texts["walk"]),

@@ -11,10 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from seatrial.errors import ObservationError
-from seatrial.evidence.elf import parse_loaded, parse_pieces, pieces_command, read_programs
+from seatrial.evidence.elf import (
+    heads_command,
+    parse_heads,
+    parse_loaded,
+    parse_pieces,
+    pieces_command,
+    read_programs,
+)
 
 
 def shell(command: str) -> str:
@@ -110,6 +117,41 @@ def test_names_of_files_are_quoted(tmp_path: Path) -> None:
     odd = tmp_path / "it's $(odd)"
     odd.write_bytes(b"abc")
     assert parse_pieces(shell(pieces_command([(str(odd), 1, 2)]))) == {str(odd): {1: b"bc"}}
+    assert parse_heads(shell(heads_command([str(odd)])), (str(odd),)) == {str(odd): b"abc"}
+
+
+LENGTHS = st.integers(0, 2000) | st.sampled_from([0, 1, 1023, 1024, 1025])
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.none() | LENGTHS, min_size=1, max_size=5))
+def test_first_bytes_are_those_of_each_file(tmp_path: Path, lengths: list[int | None]) -> None:
+    """Files of any length beside missing ones (None): each that is there gives its own bytes."""
+    contents: dict[str, bytes] = {}
+    paths = [str(tmp_path / f"{number} of {len(lengths)}") for number in range(len(lengths))]
+    for number, (path, length) in enumerate(zip(paths, lengths, strict=True)):
+        Path(path).unlink(missing_ok=True)
+        if length is not None:
+            contents[path] = bytes([number]) * length
+            Path(path).write_bytes(contents[path])
+    expected = {path: content[:1024] for path, content in contents.items()}
+    assert parse_heads(shell(heads_command(paths)), tuple(paths)) == expected
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"rubbish",
+        b"==> /other <==\nabc",
+        b"==> /x <==\n" + bytes(1030),
+        b"==> /x <==\nabc\n==> /other <==\nabc",
+    ],
+)
+def test_first_bytes_of_no_file_are_an_error(answer: bytes) -> None:
+    with pytest.raises(ObservationError, match="name"):
+        parse_heads(answer.hex(" "), ("/x",))
+    with pytest.raises(ObservationError, match="which are none"):
+        parse_heads(answer.hex(" ") + "rubbish", ("/x",))
 
 
 def marked(bits: int) -> bytes:
@@ -137,6 +179,8 @@ def test_hostile_bytes_give_programs_or_our_error(change: bytes, at: int, rest: 
     def answer(command: str) -> str:
         """Give the pieces that were asked for out of the hostile file."""
         whole = head + rest
+        if command.startswith("head"):
+            return (b"==> /x <==\n" + whole[:1024]).hex(" ")
         lines = []
         for part in command.partition("}; ")[2].split("; "):
             path, offset, length = part.removeprefix("p ").rsplit(" ", 2)
@@ -149,6 +193,6 @@ def test_hostile_bytes_give_programs_or_our_error(change: bytes, at: int, rest: 
 
 @given(st.text())
 def test_any_text_gives_pieces_or_our_error(text: str) -> None:
-    for parse in (parse_pieces, parse_loaded):
+    for parse in (parse_pieces, parse_loaded, lambda given: parse_heads(given, ("/x",))):
         with contextlib.suppress(ObservationError):
             parse(text)

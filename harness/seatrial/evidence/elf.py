@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from elftools.common.exceptions import ELFError
 from elftools.construct import ConstructError
@@ -20,7 +20,17 @@ from elftools.elf.segments import Segment
 
 from seatrial.errors import ObservationError
 
-__all__ = ["LOADED", "Piece", "Program", "parse_loaded", "parse_pieces", "pieces_command", "read_programs"]
+__all__ = [
+    "LOADED",
+    "Piece",
+    "Program",
+    "heads_command",
+    "parse_heads",
+    "parse_loaded",
+    "parse_pieces",
+    "pieces_command",
+    "read_programs",
+]
 
 # Whatever runs, and whatever is mapped as code into it; kernel threads have neither.
 LOADED: Final = (
@@ -29,14 +39,16 @@ LOADED: Final = (
 )
 
 Piece = tuple[str, int, int]  # path, offset, length
+Thing = TypeVar("Thing")
 AskAll = Callable[[Sequence[str]], Sequence[str]]
 _Pieces = tuple[tuple[int, bytes], ...]  # offset and bytes
 _Places = tuple[tuple[int, int], ...]  # offset and length
 
 _HEAD: Final = 1024  # ELF header, program headers and in most files the notes
+_TITLE: Final = b"==> "
 _MOST_PIECE: Final = 1024 * 1024
 _MOST_FILE: Final = 256 * 1024 * 1024
-# A question starts a program a piece; a guest with several processors answers some questions at a time.
+# A question about pieces starts a program each; a guest with several processors answers some questions at a time.
 _QUESTIONS: Final = 4
 # Several checks look at the same programs, each in every rehearsal and once more when it is judged.
 _MOST_KEPT: Final = 1024
@@ -84,6 +96,46 @@ def parse_loaded(text: str) -> Mapping[str, tuple[str, ...]]:
     return {**found, "library": tuple(path for path in found["library"] if path not in programs)}
 
 
+def heads_command(paths: Sequence[str]) -> str:
+    """Return the question for the first bytes of ``paths``, all by one program: with ``-v`` head(1) names each file."""
+    return f"head -vc {_HEAD} {shlex.join(paths)} | od -An -v -tx1"
+
+
+@functools.lru_cache(maxsize=4 * _QUESTIONS)
+def parse_heads(text: str, paths: tuple[str, ...]) -> Mapping[str, bytes]:
+    """Return path to first bytes of what :func:`heads_command` was asked for; a file that could not be read is absent.
+
+    :raises ObservationError: the answer holds no bytes, or bytes that belong to no file.
+    """
+    try:
+        whole = bytes.fromhex(text)
+    except ValueError as exc:
+        raise ObservationError(f"the first bytes of programs hold {text[:200]!r}, which are none") from exc
+    found: dict[str, bytes] = {}
+    start = 0
+    for path in paths:
+        title = _TITLE + path.encode("utf-8", "surrogateescape") + b" <==\n"
+        if whole.startswith(title, start):
+            start += len(title)
+            end = _end_of_head(whole, start)
+            found[path] = whole[start:end]
+            start = end + 1
+    if start < len(whole):
+        raise ObservationError(
+            f"the first bytes of programs go on with {whole[start:][:60]!r}, which names none of them"
+        )
+    return found
+
+
+def _end_of_head(whole: bytes, start: int) -> int:
+    """Return where the head ends that begins at ``start``: at its full length, or where the next file is named."""
+    full, next_one = start + _HEAD, b"\n" + _TITLE
+    if full == len(whole) or whole.startswith(next_one, full):
+        return full
+    sooner = whole.find(next_one, start, full + len(next_one))
+    return sooner if sooner >= 0 else min(full, len(whole))
+
+
 def pieces_command(pieces: Sequence[Piece]) -> str:
     """Return the question for ``pieces`` of files, each as ``@offset path`` and lines of hexadecimal bytes."""
     asked = "; ".join(f"p {shlex.quote(path)} {offset} {length}" for path, offset, length in pieces)
@@ -123,10 +175,10 @@ def read_programs(ask: AskAll, paths: Sequence[str], *, named: Sequence[str] = (
     :param named: those of ``paths`` whose names of symbols are wanted as well.
     :raises ObservationError: a file could not be read, or contradicts itself.
     """
-    heads = _asked(ask, [(path, 0, _HEAD) for path in paths])
+    heads = _heads(ask, paths)
     known: dict[str, dict[int, bytes]] = {}
     for path in paths:
-        head = heads.get(path, {}).get(0, b"")
+        head = heads.get(path, b"")
         if not head:
             raise ObservationError(f"{path!r} is a program of the guest, and its first bytes could not be read")
         if head.startswith(b"\x7fELF"):
@@ -136,8 +188,20 @@ def read_programs(ask: AskAll, paths: Sequence[str], *, named: Sequence[str] = (
     return tuple(_program(path, tuple(pieces.items())) for path, pieces in known.items())
 
 
+def _heads(ask: AskAll, paths: Sequence[str]) -> Mapping[str, bytes]:
+    parts = _parts(paths)
+    found: dict[str, bytes] = {}
+    for text, part in zip(ask([heads_command(part) for part in parts]), parts, strict=True):
+        found.update(parse_heads(text, part))
+    return found
+
+
+def _parts(things: Sequence[Thing]) -> list[tuple[Thing, ...]]:
+    return [tuple(things[start::_QUESTIONS]) for start in range(min(_QUESTIONS, len(things)))]
+
+
 def _asked(ask: AskAll, pieces: Sequence[Piece]) -> Mapping[str, Mapping[int, bytes]]:
-    parts = [pieces[start::_QUESTIONS] for start in range(min(_QUESTIONS, len(pieces)))]
+    parts = _parts(pieces)
     found: dict[str, dict[int, bytes]] = {}
     for text in ask([pieces_command(part) for part in parts]):
         for path, given in parse_pieces(text).items():
