@@ -141,13 +141,14 @@ class Console:
             return None
 
     def _take(self, chunk: bytes) -> None:
-        self.byte_count += len(chunk)
         self._recent += chunk
         if len(self._recent) > 2 * _RECENT:
             del self._recent[:-_RECENT]
         self.scanner.feed(chunk, self.elapsed_s)
         for listener in self._listeners:
             listener(chunk)
+        # Whoever waits for the count finds all that was said.
+        self.byte_count += len(chunk)
 
 
 @contextlib.contextmanager
