@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from seatrial.errors import ObservationError
-from seatrial.evidence.packages import Package, parse_packages, parse_sources, parse_verify
+from seatrial.evidence.packages import Package, parse_packages, parse_rpm_settings, parse_sources, parse_verify
 
 DEB822 = (
     "file /etc/apt/sources.list.d/debian.sources\n"
@@ -72,6 +72,14 @@ def test_what_is_no_source_is_an_error(text: str) -> None:
         parse_sources(text)
 
 
+def test_settings_are_those_of_the_section_main() -> None:
+    dnf = "file /etc/dnf/dnf.conf\n [main]\n # why\n gpgcheck = 1\n excludepkgs=a\n   b\n [other]\n gpgcheck=0\n"
+    assert parse_rpm_settings(f"{dnf}file /etc/yum.conf\n") == {
+        "/etc/dnf/dnf.conf": {"gpgcheck": "1", "excludepkgs": "a b"},
+        "/etc/yum.conf": {},
+    }
+
+
 def test_changed_and_missing_files_are_found_and_configuration_is_not() -> None:
     said = (
         "??5??????   /usr/bin/su\nmissing     /usr/bin/x (Permission denied)\n??5?????? c /etc/a\nmissing   c /etc/b\n"
@@ -89,7 +97,7 @@ def test_what_is_no_verdict_is_an_error() -> None:
 
 @given(st.text())
 def test_any_text_gives_an_answer_or_our_error(text: str) -> None:
-    for parse in (parse_packages, parse_sources, parse_verify):
+    for parse in (parse_packages, parse_rpm_settings, parse_sources, parse_verify):
         with contextlib.suppress(ObservationError):
             parse(text)
 

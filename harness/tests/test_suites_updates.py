@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from seatrial.evidence.os_release import OS_RELEASE
-from seatrial.evidence.packages import PACKAGES, SOURCES, VERIFY
+from seatrial.evidence.packages import PACKAGES, RPM_SETTINGS, SOURCES, VERIFY
 from seatrial.evidence.units import UNIT_FILES
 from seatrial.policy.judge import Outcome
 from suite_bench import Guest, bench, recorded
@@ -20,7 +20,7 @@ def guest(flavour: str = "debian-general") -> Guest:
     return Guest(
         {
             PACKAGE._APT: recorded("updates/apt-config"),
-            PACKAGE._DNF: "",
+            RPM_SETTINGS: "",
             PACKAGE._KEYS: "",
             PACKAGES: recorded("footprint/packages"),
             SOURCES: recorded("updates/sources"),
@@ -50,7 +50,8 @@ DEFECTS = [
     ("upd-signatures", more(PACKAGE._APT, 'APT::Get::AllowUnauthenticated "true";\n')),
     ("upd-signatures", edit(PACKAGE._APT, 'AllowInsecureRepositories "0"', 'AllowInsecureRepositories "yes"')),
     ("upd-signatures", more(PACKAGE._APT, 'Acquire::https::Verify-Peer "false";\n')),
-    ("upd-signatures", more(PACKAGE._DNF, "/etc/dnf/dnf.conf:gpgcheck=0\n")),
+    ("upd-signatures", more(PACKAGE._APT, 'Acquire::https::packages.example::Verify-Peer "false";\n')),
+    ("upd-signatures", more(RPM_SETTINGS, "file /etc/dnf/dnf.conf\n [main]\n gpgcheck=0\n")),
     ("upd-signatures", edit(SOURCES, " Signed-By", " Trusted: yes\n Signed-By")),
     ("upd-signatures", more(SOURCES, f"{LIST}deb [trusted=yes] https://packages.example/debian trixie main\n")),
     ("upd-sources", more(SOURCES, f"{LIST}deb https://mirror.example/debian trixie main\n")),
@@ -106,11 +107,57 @@ def test_a_repository_of_dnf_is_judged_too() -> None:
     assert SUITE.red(g, "general-purpose").keys() == {"upd-signatures"}
 
 
+REPOSITORY = "file /etc/yum.repos.d/x.repo\n [x]\n baseurl=https://packages.example/debian trixie main\n"
+DNF, TDNF = "file /etc/dnf/dnf.conf\n [main]\n", "file /etc/tdnf/tdnf.conf\n [main]\n"
+DNF5 = "file /usr/share/dnf5/libdnf.conf.d/20-vendor.conf\n [main]\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "own", "outcome"),
+    [
+        ("", "", Outcome.FAIL),
+        ("", "gpgcheck=1", Outcome.PASS),
+        (DNF, "", Outcome.FAIL),
+        (DNF, "gpgcheck=1", Outcome.PASS),
+        (f"{DNF} gpgcheck = True\n", "", Outcome.PASS),
+        (f"{DNF5} pkg_gpgcheck=True\n{DNF}", "", Outcome.PASS),
+        (f"{DNF5} best=False\n{DNF}", "", Outcome.FAIL),
+        (TDNF, "gpgcheck=1", Outcome.FAIL),
+        (f"{TDNF} gpgcheck=1\n", "", Outcome.PASS),
+        (f"{TDNF} gpgcheck=1\n", "gpgcheck=off", Outcome.FAIL),
+        (f"{DNF}{TDNF} gpgcheck=1\n", "", Outcome.FAIL),
+        (f"{DNF} gpgcheck=1\n{TDNF} gpgcheck=1\n", "", Outcome.PASS),
+    ],
+)
+def test_a_repository_that_says_nothing_takes_the_word_of_the_program(
+    settings: str, own: str, outcome: Outcome
+) -> None:
+    g = guest()
+    g.answers[SOURCES] = f"{REPOSITORY} {own}\n"
+    g.answers[RPM_SETTINGS] = settings
+    assert SUITE.outcome("upd-signatures", g) is outcome
+
+
+@pytest.mark.parametrize(
+    ("packages", "outcome"),
+    [
+        ("installed kernel 6.18-1\ninstalled kernel-core 6.18-1\n", Outcome.PASS),
+        ("installed kernel 6.18-1\ninstalled kernel 6.18-2\n", Outcome.FAIL),
+        ("installed kernel-core 6.18-1\ninstalled kernel 6.18-2\n", Outcome.FAIL),
+    ],
+)
+def test_packages_of_one_kernel_are_one(packages: str, outcome: Outcome) -> None:
+    g = guest()
+    g.answers[PACKAGES] = packages
+    assert SUITE.outcome("upd-single-kernel", g) is outcome
+
+
 @pytest.mark.parametrize(
     ("control", "question"),
     [
         ("upd-signatures", PACKAGE._APT),
         ("upd-signatures", PACKAGES),
+        ("upd-signatures", RPM_SETTINGS),
         ("upd-pkgdb-intact", VERIFY),
         ("upd-mechanism-state", UNIT_FILES),
         ("upd-supported", RELEASE._NOW),

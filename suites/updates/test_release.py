@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import UTC, date, datetime
 from fnmatch import fnmatchcase
 
 import pytest
 from seatrial.check import Check
 from seatrial.evidence.os_release import OS_RELEASE, parse_os_release
-from seatrial.evidence.packages import PACKAGES, parse_packages
+from seatrial.evidence.packages import PACKAGES, Package, parse_packages
 from seatrial.evidence.units import UNIT_FILES, parse_unit_files
 from seatrial.guest.facts import Facts
 from seatrial.policy.flavours import Flavour
 
 _NOW = "date +%s"
 _LEAST_DAYS = 90
-_KERNEL_PACKAGE = re.compile(r"linux-image-(unsigned-)?\d.*|kernel(-core|-image.*)?")
+# dpkg has a package for each version, rpm has versions of one package, and sometimes several packages of one version.
+_KERNEL_PACKAGE = re.compile(r"(linux-image-(?:unsigned-)?\d.*)|kernel(?:-core|-image.*)?")
 # The look into /boot mounts the ESP where it is mounted on demand.
 _KERNELS = (
     "uname -r; for f in /usr/lib/modules/*/ /boot/vmlinuz-* /boot/EFI/Linux/*.efi /efi/EFI/Linux/*.efi "
@@ -98,8 +100,18 @@ def test_one_kernel_and_no_leftovers(facts: Facts, check: Check) -> None:
         len(unified) <= 1, expected="at most one unified kernel image", seen=", ".join(sorted(unified)) or "none"
     )
     packages = parse_packages(facts.text(PACKAGES)) or ()
-    kernels = sorted({p.name for p in packages if p.state == "installed" and _KERNEL_PACKAGE.fullmatch(p.name)})
+    kernels = _kernels(packages)
     check.holds(len(kernels) <= 1, expected="one kernel package", seen=", ".join(kernels) or "none")
     check.nothing(
         (f"{p.name} ({p.state})" for p in packages if p.state != "installed"), expected="no leftovers of packages"
     )
+
+
+def _kernels(packages: Iterable[Package]) -> list[str]:
+    """Return the kernels that are installed as packages, each once."""
+    found = {
+        match[1] or f"kernel {package.version}"
+        for package in packages
+        if package.state == "installed" and (match := _KERNEL_PACKAGE.fullmatch(package.name))
+    }
+    return sorted(found)

@@ -9,7 +9,18 @@ from typing import Final
 
 from seatrial.errors import ObservationError
 
-__all__ = ["PACKAGES", "SOURCES", "VERIFY", "Package", "Source", "parse_packages", "parse_sources", "parse_verify"]
+__all__ = [
+    "PACKAGES",
+    "RPM_SETTINGS",
+    "SOURCES",
+    "VERIFY",
+    "Package",
+    "Source",
+    "parse_packages",
+    "parse_rpm_settings",
+    "parse_sources",
+    "parse_verify",
+]
 
 # Neither program: an image without a package manager; "none" tells that from an answer that says nothing.
 PACKAGES: Final = (
@@ -20,6 +31,11 @@ PACKAGES: Final = (
 SOURCES: Final = (
     "for f in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources "
     "/etc/yum.repos.d/*.repo; do if [ -f $f ]; then echo \"file $f\"; sed 's/^/ /' $f; fi; done"
+)
+# The main settings of yum, dnf, dnf5 (drop-ins first: dnf.conf has the last word, dnf5.conf(5)) and tdnf.
+RPM_SETTINGS: Final = (
+    "for f in /etc/yum.conf /usr/share/dnf5/libdnf.conf.d/*.conf /etc/dnf/libdnf5.conf.d/*.conf /etc/dnf/dnf.conf "
+    "/etc/tdnf/tdnf.conf; do if [ -f $f ]; then echo \"file $f\"; sed 's/^/ /' $f; fi; done"
 )
 # What differs from the package: its digest, or the file is gone. Kernel modules are many, and their signatures are
 # judged when they are loaded.
@@ -88,6 +104,18 @@ def parse_sources(text: str) -> tuple[Source, ...]:
     return tuple(found)
 
 
+def parse_rpm_settings(text: str) -> Mapping[str, Mapping[str, str]]:
+    """Return file to the settings of its section ``main``, in the order of :data:`RPM_SETTINGS`.
+
+    :raises ObservationError: a line belongs to no file, or is no setting.
+    """
+    found: dict[str, Mapping[str, str]] = {}
+    for path, lines in _files(text):
+        sections = dict(_sections(path, lines))
+        found[path] = sections.get("main", {})
+    return found
+
+
 def _files(text: str) -> Iterator[tuple[str, list[str]]]:
     path = ""
     lines: list[str] = []
@@ -138,18 +166,29 @@ def _one_line(path: str, line: str) -> Source:
 
 def _repositories(path: str, lines: Sequence[str]) -> Iterator[Source]:
     """Give the enabled sections of a file in the style of yum and dnf."""
+    for _name, section in _sections(path, lines):
+        if section.get("enabled", "1").lower() not in {"0", "no", "false", "off"}:
+            place = section.get("baseurl") or section.get("metalink") or section.get("mirrorlist") or "no address"
+            yield Source(path, place, section)
+
+
+def _sections(path: str, lines: Sequence[str]) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Give name and settings of each section; a line that begins with a blank goes on with the value before it."""
     section: dict[str, str] = {}
+    name = last = ""
     for line in (*lines, "[end]"):
         if re.fullmatch(r"\[[^\]]+\]", line):
-            if section and section.get("enabled", "1").lower() not in {"0", "no", "false"}:
-                place = section.get("baseurl") or section.get("metalink") or section.get("mirrorlist") or "no address"
-                yield Source(path, place, section)
-            section = {"name of the section": line[1:-1]}
+            if name:
+                yield name, section
+            name, section, last = line[1:-1], {}, ""
+        elif line[:1].isspace() and last:
+            section[last] = f"{section[last]} {line.strip()}".strip()
         elif line and line[0] not in "#;":
             key, equals, value = line.partition("=")
-            if not equals or not section:
+            if not equals or not name:
                 raise ObservationError(f"{path} holds {line[:200]!r}, which is no 'key=value' of a section")
-            section[key.strip().lower()] = value.strip()
+            last = key.strip().lower()
+            section[last] = value.strip()
 
 
 def parse_verify(text: str) -> tuple[str, ...] | None:
