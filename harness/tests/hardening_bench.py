@@ -27,6 +27,7 @@ from seatrial.evidence import (
     os_release,
     pam,
     sshd,
+    sshd_start,
     sudoers,
     sysctl,
     units,
@@ -60,6 +61,7 @@ QUESTIONS = {
     accounts.LOGIN_DEFS: "login-defs",
     accounts.LOGIN_SHELL: "login-shell",
     accounts.NEW_ACCOUNTS: "new-accounts",
+    accounts.SHADOW: "shadow",
     accounts.SHELLS: "shells",
     accounts.SHELL_TIMEOUT: "shell-timeout",
     firewall.RULESET: "ruleset",
@@ -80,7 +82,9 @@ QUESTIONS = {
     MODULES["test_storage"]._MOUNTING_RULES: "mounting-rules",
     mounts.MOUNTINFO: "mountinfo",
     sshd.CONFIG_LINES: "sshd-lines",
-    sshd.HOST_KEYS: "host-keys",
+    sshd_start.INSTANCES: "sshd-instances",
+    sshd_start.LISTENERS: "sshd-listeners",
+    sshd.host_keys_command(sshd.host_key_paths([])): "host-keys",
     greeting.KERNEL_RELEASE: "kernel-release",
     os_release.OS_RELEASE: "os-release",
     sysctl.NETWORK_SYSCTLS: "network-sysctls",
@@ -90,7 +94,6 @@ QUESTIONS = {
     units.UNITS: "units",
     units.config_command("systemd/journald.conf"): "journald",
     units.config_command("systemd/coredump.conf"): "coredump",
-    MODULES["test_privilege"]._PAM: "pam",
     MODULES["test_privilege"]._AUTOLOGIN: "autologin",
     MODULES["test_privilege"]._CREDENTIALS: "credentials",
     MODULES["test_privilege"]._CMDLINE: "cmdline",
@@ -111,7 +114,7 @@ class FakeGuest:
         self.texts = texts
 
     def run(self, command: str, *, timeout_s: float | None = None) -> tuple[int, bytes, bytes]:
-        if command == sshd.VALIDATE:
+        if command.startswith(sshd.validate_command([])):
             complaint = self.texts.get("sshd-complaint", "")
             return (255 if complaint else 0), b"", complaint.encode()
         return 0, self._stdout(command).encode(), b""
@@ -141,6 +144,9 @@ SHAPES: tuple[tuple[str, Callable[[Texts, str], str]], ...] = (
     (r"head -vc 1024 (.*) \| od .*", more.heads),
     (r"p\(\) \{ (.*)", more.pieces),
     (r".*sshd -T -C \S*\baddr=([^,]+)", _settings),
+    (r"(userdbctl) ssh-authorized-keys", lambda texts, _: texts["record-keys"]),
+    (r"for f in (.*?/usr/share/acme/key); do if \[ -e .* ssh-keygen", lambda texts, _: texts["host-keys"]),
+    (r".*sshd -T (-o \S+) -C ", lambda texts, options: texts[f"sshd-settings {options}"]),
     (r"(race=); .*; if find / -maxdepth 0 -nouser", lambda texts, _: texts["walk"]),
     (r"(race=); .*; getcap ", lambda texts, _: texts["capabilities"]),
     (r"for f in (.*?); do if \[ -e", _states),

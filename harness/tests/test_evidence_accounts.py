@@ -129,7 +129,12 @@ def test_nis_entry_names_no_account_but_one_with_an_id_does() -> None:
 
 
 def test_last_login_defs_setting_wins() -> None:
-    assert parse_login_defs("UMASK 022\n# UMASK 000\nUMASK\t027 # tight\n") == {"UMASK": "027"}
+    assert parse_login_defs("UMASK 022\n # UMASK 000\nUMASK\t027 \n") == {"UMASK": "027"}
+
+
+def test_a_comment_behind_a_value_is_a_part_of_it() -> None:
+    """useradd cannot parse such a number, and leaves the setting out."""
+    assert parse_login_defs("PASS_MAX_DAYS 365 # a year\n") == {"PASS_MAX_DAYS": "365 # a year"}
 
 
 def test_uid_min_must_be_a_number() -> None:
@@ -173,12 +178,15 @@ def test_last_sudo_default_wins_and_lists_are_split() -> None:
         {
             "/etc/sudoers": [
                 'Defaults use_pty, secure_path="/a,b:/c"',
-                "Defaults:ann !use_pty",
+                "Defaults: ann, bob !use_pty, env_reset",
                 "Defaults timestamp_timeout=5",
+                "Defaults !env_reset",
             ]
         }
     )
-    assert sudoers.default("use_pty") is False
+    assert sudoers.default("use_pty") is True
+    assert sudoers.exceptions("use_pty") == ((":ann,bob", False),)
+    assert (sudoers.default("env_reset"), sudoers.exceptions("env_reset")) == (False, ((":ann,bob", True),))
     assert sudoers.default("secure_path") == "/a,b:/c"
     assert sudoers.default("timestamp_timeout") == "5"
     assert sudoers.default("syslog") is None

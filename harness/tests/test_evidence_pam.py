@@ -48,6 +48,25 @@ def test_continued_lines_and_brackets_are_one_entry() -> None:
 
 
 @pytest.mark.parametrize(
+    ("control", "accepted", "refused", "may_skip"),
+    [
+        ("required", "ok", "bad", False),
+        ("requisite", "ok", "die", False),
+        ("sufficient", "done", "ignore", True),
+        ("optional", "ok", "ignore", False),
+        ("[success=2 default=ignore]", "2", "ignore", True),
+        ("[user_unknown=ignore success=ok ignore=ignore default=bad]", "ok", "bad", False),
+        ("[success=ignore default=1]", "ignore", "1", False),
+        ("[default=die]", "die", "die", False),
+        ("[auth_err=ignore]", "bad", "ignore", False),
+    ],
+)
+def test_what_becomes_of_a_stack(control: str, accepted: str, refused: str, may_skip: bool) -> None:
+    entry = Entry(kind="auth", control=control, module="pam_x", arguments=())
+    assert (entry.action("success"), entry.action("auth_err"), entry.may_skip) == (accepted, refused, may_skip)
+
+
+@pytest.mark.parametrize(
     "text",
     ["", "/etc/pam.d/a:auth pam_x.so\n", "/etc/pam.d/a:@include a\n", "/etc/pam.d/a:auth include gone\n"],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,7 +12,15 @@ from hypothesis import strategies as st
 from seatrial.errors import ConfigError, ObservationError
 from seatrial.evidence.accounts import Account, parse_groups, parse_passwd
 from seatrial.evidence.settings import rule_holds, rule_text
-from seatrial.evidence.sshd import Caller, callers, expand_keys_file, parse_host_keys, parse_settings, settings_command
+from seatrial.evidence.sshd import (
+    CONFIG_LINES,
+    Caller,
+    callers,
+    expand_keys_file,
+    parse_host_keys,
+    parse_settings,
+    settings_command,
+)
 
 ACCOUNTS = parse_passwd(
     "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\nbob:x:1001:1001::/home/bob:/bin/sh\n"
@@ -42,6 +52,8 @@ def test_root_and_an_ordinary_user_are_always_asked_for() -> None:
         ("Match Group empty", []),
         ("Match User !ann", []),
         ("Match all", []),
+        ("Match invalid-user", [("seatrial-nobody", FAR)]),
+        ("Match invalid-user Address 192.0.2.9", [("seatrial-nobody", "192.0.2.9")]),
         ("Include /etc/ssh/sshd_config.d/*.conf", []),
     ],
 )
@@ -55,7 +67,7 @@ def test_local_port_and_host_are_given_too() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["Match RDomain blue", "Match User", "Match Address nonsense", "Include /opt/sshd.conf", "Port 22"]
+    "line", ["Match RDomain blue", "Match User", "Match Address nonsense", "Include '/opt/my sshd.conf'", "Port 22"]
 )
 def test_what_could_hide_settings_is_refused(line: str) -> None:
     with pytest.raises(ObservationError):
@@ -65,6 +77,29 @@ def test_what_could_hide_settings_is_refused(line: str) -> None:
 def test_too_many_match_blocks_are_refused() -> None:
     with pytest.raises(ObservationError, match="more than"):
         extra(*(f"Match User u{number}" for number in range(40)))
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash --posix"])
+def test_match_blocks_are_found_wherever_an_include_leads(tmp_path: Path, shell: str) -> None:
+    files = {
+        "sshd_config": "Include sshd_config.d/*.conf\nMatch User a\nInclude=deeper/*.conf other.conf sshd_config\n",
+        "sshd_config.d/10-a.conf": "  include $R/policies/*.config\n",
+        "sshd_config.d/20-b.conf": None,
+        "vendor/20-b.conf": "Match User b\n",
+        "policies/x.config": "MATCH Group c\n# Match User z\n",
+        "deeper/d.conf": "Port 22\nMatch User d\n",
+        "other.conf": "Match User e\n",
+        "unused.conf": "Match User z\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        if text is not None:
+            (tmp_path / name).write_text(text.replace("$R", str(tmp_path)))
+    (tmp_path / "sshd_config.d/20-b.conf").symlink_to(tmp_path / "vendor/20-b.conf")
+    script = CONFIG_LINES.replace("/etc/ssh", str(tmp_path))
+    found = subprocess.run([*shell.split(), "-c", script], capture_output=True, text=True, check=True).stdout
+    blocks = sorted(line for line in found.splitlines() if line.lower().startswith("match"))
+    assert blocks == ["MATCH Group c", "Match User a", "Match User b", "Match User d", "Match User e"]
 
 
 def test_question_is_quoted() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import hardening_answers as more
 import pytest
 from hardening_answers import Edit, add, sub
@@ -61,14 +64,28 @@ DEFECTS: list[tuple[str, str, Edit]] = [
     ("acct-hosts-equiv-absent", "states", add("81a4 root root /etc/hosts.equiv")),
     ("acct-password-aging", "login-defs", sub("^PASS_MAX_DAYS.*", "PASS_MAX_DAYS 99999")),
     ("acct-password-aging", "login-defs", sub("^PASS_WARN_AGE.*\n", "")),
+    ("acct-password-aging", "login-defs", sub("^PASS_MAX_DAYS.*", r"\g<0> # a year")),
+    ("acct-no-default-password", "shadow", add("nobody:$6$salt$hash:20000::::::")),
+    ("acct-no-empty-password", "shadow", add("nobody::20000::::::")),
+    ("acct-pw-hash", "pam-stacks", sub("pam_unix.so obscure", "pam_unix.so md5 obscure")),
+    (
+        "acct-faillock",
+        "pam-stacks",
+        sub("(/etc/pam.d/common-auth:)(auth.*authfail)", r"\1auth requisite pam_deny.so\n\1\2"),
+    ),
+    ("acct-faillock", "pam-stacks", sub(r"common-auth:auth\t.success=2 default=ignore.", "common-auth:auth requisite")),
     ("acct-umask", "login-defs", sub("^UMASK.*", "UMASK 022")),
     ("acct-umask", "login-shell", sub("umask=0027", "umask=0022")),
-    ("acct-pam-no-nullok", "pam", sub("pam_unix.so obscure", "pam_unix.so nullok obscure")),
+    ("acct-pam-no-nullok", "pam-stacks", sub("pam_unix.so obscure", "pam_unix.so nullok obscure")),
     ("acct-pw-hash", "login-defs", sub("^ENCRYPT_METHOD.*", "ENCRYPT_METHOD MD5")),
     ("acct-pw-hash", "account-files", sub(r"^/etc/shadow:games:\*:", "/etc/shadow:games:!$1$a$b:")),
     ("acct-sudo-auth", "sudoers", add("/etc/sudoers.d/zz:nobody ALL=(ALL) NOPASSWD: ALL")),
     ("acct-sudo-auth", "sudoers", add("/etc/sudoers.d/90-cloud-init-users:other ALL=(ALL) NOPASSWD: ALL")),
     ("acct-sudo-auth", "sudoers", add("/etc/sudoers.d/zz:Defaults !authenticate")),
+    ("acct-sudo-auth", "sudoers", add("/etc/sudoers.d/zz:Defaults:deploy, ops !authenticate")),
+    ("acct-sudo-hygiene", "sudoers", sub(r"Defaults\s+use_pty", "Defaults:backup use_pty")),
+    ("acct-sudo-hygiene", "sudoers", add("/etc/sudoers.d/zz:Defaults: deploy !use_pty")),
+    ("acct-sudo-hygiene", "sudoers", add("/etc/sudoers.d/zz:Defaults!/usr/bin/id timestamp_timeout=-1")),
     ("acct-sudo-hygiene", "sudoers", add("/etc/sudoers.d/zz:Defaults !use_pty, timestamp_timeout=-1")),
     ("acct-sudo-hygiene", "sudoers", sub("^/etc/sudoers:Defaults\tsecure_path.*\n", "")),
     ("acct-root-path", "login-shell", sub("path=", "path=.:")),
@@ -80,6 +97,8 @@ DEFECTS: list[tuple[str, str, Edit]] = [
     ),
     ("acct-no-autologin", "cmdline", sub("$", " flatcar.autologin")),
     ("acct-no-autologin", "credentials", add("agetty.autologin")),
+    ("acct-no-autologin", "credentials", add("tty.serial.ttyS0.agetty.autologin")),
+    ("acct-no-autologin", "cmdline", sub("$", " systemd.set_credential=tty.virtual.tty1.login.noauth:yes")),
     (
         "ssh-effective-config-parses",
         "sshd-complaint",
@@ -333,11 +352,12 @@ def test_programs_without_the_promised_markers_fail() -> None:
 # Of these, nothing at all is a good answer.
 MAY_BE_EMPTY = more.MAY_BE_EMPTY | {
     "autologin", "capabilities", "credentials", "greetings", "kallsyms", "legacy", "lines", "moduli", "modules",
-    "mounting-rules", "multicast-names", "radios", "shells", "sshd-lines", "sudoers",
+    "mounting-rules", "multicast-names", "radios", "shadow", "shells", "sshd-instances", "sshd-lines",
+    "sudoers",
 }  # fmt: skip
 # Of these, a line more is no fault: they hold whatever is there (or the fake gives only the lines asked for).
 FREE_TEXT = more.FREE_TEXT | {
-    "autologin", "cmdline", "credentials", "dictionary", "legacy", "lines", "login-shell", "lsm", "os-release", "pam",
+    "autologin", "cmdline", "credentials", "dictionary", "legacy", "lines", "login-shell", "lsm", "os-release",
     "shell-timeout", "shells", "states", "sudoers",
 }  # fmt: skip
 
@@ -382,6 +402,68 @@ def test_another_key_than_the_runs_fails_though_root_has_one(comment: str) -> No
     texts = by_credentials()
     texts["lines"] = f"/root/.ssh/authorized_keys:ssh-ed25519 AAAAC3Nz {comment}\n"
     assert outcomes(texts, flavour_named("debian-immutable"))["acct-no-baked-keys"] is Outcome.FAIL
+
+
+def test_options_that_sshd_was_started_with_win_over_its_configuration() -> None:
+    texts = healthy()
+    texts["sshd-listeners"] = sub("-D", "-D -o PermitEmptyPasswords=yes")(texts["sshd-listeners"])
+    changed = sub("^permitemptypasswords no", "permitemptypasswords yes")(texts["sshd-settings"])
+    texts["sshd-settings -o PermitEmptyPasswords=yes"] = changed
+    seen = outcomes(texts, flavour_named("debian-general"))
+    assert {name for name, outcome in seen.items() if outcome is Outcome.FAIL} == {"ssh-empty-passwords"}
+
+
+def test_a_server_of_which_nobody_knows_how_it_was_started_is_not_judged() -> None:
+    texts = {**healthy(), "sshd-listeners": ""}
+    seen = outcomes(texts, flavour_named("debian-general"))
+    assert {seen["ssh-root-login"], seen["ssh-effective-config-parses"]} == {Outcome.ERROR}
+
+
+def test_host_keys_are_those_that_sshd_names() -> None:
+    texts = healthy()
+    texts["sshd-settings"] = sub("^hostkey .*\n", "")(texts["sshd-settings"]) + "hostkey /usr/share/acme/key\n"
+    texts["states"] = add("81a4 root root /usr/share/acme/key")(texts["states"])
+    assert outcomes(texts, flavour_named("debian-general"))["ssh-hostkey-perms"] is Outcome.FAIL
+
+
+@pytest.mark.parametrize(
+    ("command", "keys", "outcome"),
+    [
+        ("/usr/local/bin/keys", "", Outcome.FAIL),
+        ("/usr/bin/userdbctl ssh-authorized-keys %u", "", Outcome.PASS),
+        ("/usr/bin/userdbctl ssh-authorized-keys %u", "ssh-ed25519 AAAAC3Nz vendor@build\n", Outcome.FAIL),
+        ("/usr/bin/userdbctl ssh-authorized-keys --chain %u /x", "", Outcome.FAIL),
+    ],
+)
+def test_a_command_that_gives_keys_is_asked_or_refused(command: str, keys: str, outcome: Outcome) -> None:
+    texts = {**healthy(), "record-keys": keys}
+    given = sub("^authorizedkeyscommand none$", f"authorizedkeyscommand {command}")
+    texts["sshd-settings"] = given(texts["sshd-settings"])
+    assert outcomes(texts, flavour_named("debian-general"))["acct-no-baked-keys"] is outcome
+
+
+GETTY = MODULES["test_privilege"]._AUTOLOGIN
+UNIT = "[Service]\nExecStart=-/sbin/{}\n"
+
+
+@pytest.mark.parametrize(
+    ("starts", "is_found"),
+    [
+        ("agetty --autologin root %I $TERM", True),
+        ("agetty -a root %I $TERM", True),
+        ("agetty -n -l /bin/bash --noclear %I $TERM", True),
+        ("agetty --skip-login --login-options '-f root' %I", True),
+        ("login -f root", True),
+        ("agetty -o '-- \\\\u' --noreset --noclear --issue-file=/etc/issue:/run/issue.d - $TERM", False),
+        ("agetty -o '-p -- \\\\u' --keep-baud 115200,57600,38400,9600 - $TERM", False),
+    ],
+)
+def test_units_that_log_somebody_in_are_found(tmp_path: Path, starts: str, is_found: bool) -> None:
+    (tmp_path / "getty@.service").write_text(UNIT.format(starts))
+    found = subprocess.run(
+        ["sh", "-c", GETTY.replace("/etc/systemd/system", str(tmp_path), 1)], capture_output=True, text=True, check=True
+    ).stdout
+    assert (starts in found) is is_found
 
 
 def test_sshd_that_was_built_without_gssapi_cannot_use_it() -> None:

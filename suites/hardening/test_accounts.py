@@ -13,6 +13,7 @@ from seatrial.evidence.accounts import (
     LOGIN_DEFS,
     NEW_ACCOUNTS,
     PASSWD,
+    SHADOW,
     SHELL_TIMEOUT,
     SHELLS,
     Account,
@@ -29,12 +30,15 @@ from seatrial.evidence.accounts import (
     uid_min,
 )
 from seatrial.evidence.files import lines_by_file
+from seatrial.evidence.pam import PAM_STACKS, parse_services
 from seatrial.evidence.settings import rule_holds, rule_text
 from seatrial.guest.facts import Facts
 from seatrial.policy.controls import Control
 from seatrial.policy.flavours import Flavour
 
 _STRONG_SCHEMES = frozenset({"y", "gy", "6"})
+# What pam_unix(8) is told wins over ENCRYPT_METHOD.
+_WEAK_WORDS = frozenset({"md5", "bigcrypt", "sha256", "blowfish"})
 _UNSHADOWED = frozenset({"x", "*"})
 
 
@@ -52,10 +56,13 @@ def file_lines(facts: Facts, path: str) -> tuple[str, ...]:
 
 
 def secrets_of(facts: Facts, check: Check) -> tuple[Secret, ...]:
+    """Return what /etc/shadow and the other sources of nss hold, and the passwords that stand in passwd itself."""
     secrets = parse_shadow("\n".join(file_lines(facts, "/etc/shadow")))
     if not secrets:
         check.cannot_tell("/etc/shadow is missing or empty: nothing says whether passwords are locked")
-    return secrets
+    others = parse_shadow(facts.text(SHADOW))
+    unshadowed = [Secret(name=a.name, field=a.password) for a in accounts_of(facts) if a.password not in _UNSHADOWED]
+    return tuple(dict.fromkeys((*secrets, *others, *unshadowed)))
 
 
 def _more_than_once(values: Iterable[object]) -> list[object]:
@@ -98,6 +105,8 @@ def test_passwords_are_shadowed(facts: Facts, check: Check) -> None:
         check.cannot_tell("/etc/passwd is missing or empty")
     open_ones = [a.name for a in accounts if a.password not in _UNSHADOWED]
     check.nothing(open_ones, expected="'x' or '*' in the password field of every line of /etc/passwd")
+    others = [a.name for a in accounts_of(facts) if a.password not in _UNSHADOWED and not a.password.startswith("!")]
+    check.nothing(others, expected="no password in the entries that other sources add (getent passwd)")
 
 
 @pytest.mark.control("acct-no-empty-password")
@@ -172,6 +181,16 @@ def test_groups_are_consistent(facts: Facts, check: Check) -> None:
 def test_hashes_are_strong(facts: Facts, check: Check) -> None:
     method = parse_login_defs(facts.text(LOGIN_DEFS)).get("ENCRYPT_METHOD", "not set (DES)")
     check.one_of(method.upper(), ["YESCRYPT", "SHA512"], what="ENCRYPT_METHOD")
+    if stacks := facts.text(PAM_STACKS).strip():
+        services = parse_services(stacks)
+        named = {
+            f"{word} for {name}"
+            for name in services.names()
+            for entry in services.stack(name, "password")
+            if entry.module == "pam_unix"
+            for word in _WEAK_WORDS & set(entry.arguments)
+        }
+        check.nothing(sorted(named), expected=f"none of {', '.join(sorted(_WEAK_WORDS))} for pam_unix")
     weak = [f"{s.name} ({s.scheme})" for s in secrets_of(facts, check) if s.scheme and s.scheme not in _STRONG_SCHEMES]
     check.nothing(weak, expected="no hash but yescrypt ($y$) and SHA-512 ($6$)")
 

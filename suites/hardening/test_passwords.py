@@ -60,6 +60,18 @@ def _guard(stack: Stack, module: str, word: str = "") -> Entry | None:
     return None if any(entry.may_skip for entry in stack[:place]) else stack[place]
 
 
+def _is_reached(stack: Stack, unix: int, after: int) -> bool:
+    """Return whether the entry ``after`` is asked when pam_unix, at ``unix``, refuses a password."""
+    place = unix
+    while place < after:
+        refuses = stack[place].module in {"pam_unix", "pam_deny"}
+        action = stack[place].action("auth_err") if refuses else "ignore"
+        if action in {"die", "done"}:
+            return False
+        place += 1 + (int(action) if action.isdigit() else 0)
+    return place == after
+
+
 def _judge_options(
     check: Check, options: Mapping[str, str], rules: Mapping[str, tuple[str, Mapping[str, object]]]
 ) -> None:
@@ -108,7 +120,7 @@ def test_wrong_passwords_lock_the_account(facts: Facts, check: Check) -> None:
             _place(stack, "pam_unix"),
             _place(stack, "pam_faillock", "authfail"),
         )
-        counted = before is not None and unix is not None and after is not None and after > unix
+        counted = before is not None and unix is not None and after is not None and _is_reached(stack, unix, after)
         check.holds(
             counted,
             expected="pam_faillock preauth, pam_unix, pam_faillock authfail",

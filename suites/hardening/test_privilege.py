@@ -9,21 +9,27 @@ import pytest
 from seatrial.check import Check
 from seatrial.evidence.accounts import LOGIN_DEFS, LOGIN_SHELL, parse_login_defs, parse_login_shell
 from seatrial.evidence.files import lines_by_file, parse_states, states_command
+from seatrial.evidence.pam import PAM_STACKS, parse_services
 from seatrial.evidence.sudoers import SUDOERS, Sudoers, parse_sudoers
 from seatrial.guest.facts import Facts
 from seatrial.policy.flavours import Flavour
 
-_PAM = "grep -arsHE '^[^#]*(pam_unix|nullok)' /etc/pam.d /usr/lib/pam.d; true"
 _AUTOLOGIN = (
-    "grep -arsE -- '^[^#;]*(--autologin|agetty .*-a )' /etc/systemd/system /run/systemd/system /run/systemd/generator"
+    "grep -arsE -- '^[^#;]*(--autologin|agetty (.* )?(-a|-n|--skip-login)( |$)|login (.* )?-f( |$))'"
+    " /etc/systemd/system /run/systemd/system /run/systemd/generator"
     " /usr/local/lib/systemd/system /usr/lib/systemd/system $([ -L /lib ] || echo /lib/systemd/system) /etc/inittab;"
     " grep -arsiE '^[[:space:]]*(automaticloginenable[[:space:]]*=[[:space:]]*(true|1)|autologin-user[[:space:]]*=)'"
     " /etc/gdm /etc/gdm3 /etc/lightdm; true"
 )
 _AUTOLOGIN_WORD = re.compile(
-    r"([\w.]*\.)?autologin\b|systemd\.set_credential(_binary)?=(agetty\.autologin|login\.noauth)\b"
+    r"([\w.]*\.)?autologin\b|systemd\.set_credential(_binary)?=([\w.]*\.)?(agetty\.autologin|login\.noauth)\b"
 )
-_CREDENTIALS = "if [ -d /run/credentials/@system ]; then ls -A /run/credentials/@system; fi"
+# What the system was given, and the stores in which getty's units look as well (systemd.exec(5), ImportCredential=).
+_CREDENTIALS = (
+    "for d in /run/credentials/@system /etc/credstore /run/credstore /usr/local/lib/credstore /usr/lib/credstore; do "
+    'for c in $d $d.encrypted; do if [ -d "$c" ]; then ls -1A "$c"; fi; done; done'
+)
+_LOGS_IN = re.compile(r"(.*\.)?(agetty\.autologin|login\.noauth)")
 _CMDLINE = "cat /proc/cmdline"
 _OTHERS_PASSWORD = frozenset({"targetpw", "rootpw", "runaspw"})
 # What cloud-init writes for the users of its user-data, and what the other ways in write; the run's own user is there.
@@ -58,6 +64,8 @@ def test_sudo_asks_for_a_password(facts: Facts, check: Check, flavour: Flavour) 
         expected="no '!authenticate'",
         seen=f"authenticate = {sudoers.default('authenticate')}",
     )
+    spared = [scope for scope, value in sudoers.exceptions("authenticate") if value is False]
+    check.nothing(spared, expected="no '!authenticate' in Defaults for somebody alone")
 
 
 @pytest.mark.control("acct-sudo-hygiene")
@@ -73,28 +81,34 @@ def test_sudo_is_careful(facts: Facts, check: Check) -> None:
         expected="env_reset",
         seen=f"env_reset = {sudoers.default('env_reset')}",
     )
-    timeout = sudoers.default("timestamp_timeout")
-    minutes = "5" if timeout is None else "0" if timeout is False else str(timeout)
-    in_time = re.fullmatch(r"\d{1,3}(\.\d+)?", minutes) is not None and float(minutes) <= 15
-    check.holds(in_time, expected="sudo forgets within 15 minutes", seen=f"timestamp_timeout = {minutes}")
+    weaker = [f"{name} off for {s}" for name in ("use_pty", "env_reset") for s, v in sudoers.exceptions(name) if not v]
+    check.nothing(weaker, expected="use_pty and env_reset off for nobody alone")
+    for scope, timeout in (("", sudoers.default("timestamp_timeout")), *sudoers.exceptions("timestamp_timeout")):
+        minutes = "5" if timeout is None else "0" if timeout is False else str(timeout)
+        in_time = re.fullmatch(r"\d{1,3}(\.\d+)?", minutes) is not None and float(minutes) <= 15
+        seen = f"timestamp_timeout = {minutes}{f' for {scope}' if scope else ''}"
+        check.holds(in_time, expected="sudo forgets within 15 minutes", seen=seen)
     logs = sudoers.default("syslog") is not False or bool(sudoers.default("logfile"))
     check.holds(logs, expected="sudo logs", seen="it does" if logs else "!syslog and no logfile")
 
 
 @pytest.mark.control("acct-sudo-no-targetpw")
 def test_sudo_asks_for_the_callers_password(facts: Facts, check: Check) -> None:
-    # Not the last word of all counts: Defaults may be for one user, host or command alone.
-    words = [word for word in _sudoers(facts, check).defaults if word in _OTHERS_PASSWORD]
+    words = [f"{word}{scope}" for scope, word in _sudoers(facts, check).defaults if word in _OTHERS_PASSWORD]
     check.nothing(words, expected=f"no {', '.join(sorted(_OTHERS_PASSWORD))} in Defaults")
 
 
 @pytest.mark.control("acct-pam-no-nullok")
 def test_pam_refuses_empty_passwords(facts: Facts, check: Check) -> None:
-    stacks = lines_by_file(facts.text(_PAM))
-    if not stacks:
+    services = parse_services(facts.text(PAM_STACKS))
+    if not any(entry.module == "pam_unix" for entries in services.lines.values() for entry in entries):
         check.cannot_tell("no PAM stack names pam_unix: how the guest checks passwords is unknown")
-    found = [path for path, lines in stacks.items() if any("nullok" in line for line in lines)]
-    check.nothing(found, expected="no nullok in PAM stacks")
+    found = [
+        name
+        for name, entries in services.lines.items()
+        if any(word.startswith("nullok") for entry in entries for word in entry.arguments)
+    ]
+    check.nothing(sorted(found), expected="no nullok in the stack of any PAM service")
 
 
 @pytest.mark.control("acct-umask")
@@ -126,6 +140,4 @@ def test_nobody_is_logged_in_by_itself(facts: Facts, check: Check) -> None:
     words = [word for word in _command_line(facts, check) if _AUTOLOGIN_WORD.match(word)]
     check.nothing(words, expected="no autologin on the command line")
     given = facts.lines(_CREDENTIALS)
-    check.nothing(
-        (name for name in given if name in {"agetty.autologin", "login.noauth"}), expected="no credential that logs in"
-    )
+    check.nothing((name for name in given if _LOGS_IN.fullmatch(name)), expected="no credential that logs in")

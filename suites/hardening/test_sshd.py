@@ -6,17 +6,21 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 import pytest
 from seatrial.check import Check
+from seatrial.errors import ObservationError
 from seatrial.evidence.accounts import GROUPS, LOGIN_DEFS, PASSWD, Account, parse_groups, parse_passwd, people
 from seatrial.evidence.files import (
     audit_command,
     lines_by_file,
     local_trees,
     parse_audit,
+    parse_states,
     read_command,
+    states_command,
 )
 from seatrial.evidence.greeting import KERNEL_RELEASE, leaks
 from seatrial.evidence.mounts import MOUNTINFO, parse_mountinfo
@@ -24,16 +28,25 @@ from seatrial.evidence.os_release import OS_RELEASE, parse_os_release
 from seatrial.evidence.settings import rule_holds, rule_text
 from seatrial.evidence.sshd import (
     CONFIG_LINES,
-    HOST_KEYS,
-    VALIDATE,
     Caller,
+    HostKey,
     callers,
     expand_keys_file,
+    host_key_paths,
+    host_keys_command,
     moduli_command,
     parse_host_keys,
     parse_moduli,
     parse_settings,
     settings_command,
+    validate_command,
+)
+from seatrial.evidence.sshd_start import (
+    INSTANCES,
+    LISTENERS,
+    environment_command,
+    options_of_instances,
+    options_of_listeners,
 )
 from seatrial.evidence.units import UNIT_FILES, UNITS, parse_unit_files, parse_units
 from seatrial.guest.facts import Facts
@@ -43,6 +56,8 @@ from seatrial.policy.flavours import Flavour
 _RUN_KEY = "seatrial-run"
 _OWN_FILES = ("authorized_keys", "authorized_keys.d/ignition")
 _KEY = re.compile(r"(?:.*\s)?(?:ssh-|ecdsa-|sk-)\S+ [A-Za-z0-9+/=]+(?: (?P<comment>.*))?")
+# What systemd's drop-in for sshd asks: the keys of user records, which most accounts do not have.
+_RECORDS = re.compile(r"(/usr)?/bin/userdbctl ssh-authorized-keys %u")
 _LEAST_BITS = {"RSA": 3072, "RSA-CERT": 3072, "ECDSA": 256, "ED25519": 256, "ECDSA-SK": 256, "ED25519-SK": 256}
 _LEAST_MODULUS = 3071  # the file counts from 0
 # Who can listen for SSH; a unit of one connection ('sshd@...') comes from its socket.
@@ -55,28 +70,48 @@ _FIRST_BOOT_S = 900
 
 def _settings(facts: Facts, flavour: Flavour) -> dict[Caller, Mapping[str, tuple[str, ...]]]:
     """Return the effective settings for everybody whom sshd may treat in a way of its own."""
-    accounts, groups = parse_passwd(facts.text(PASSWD)), parse_groups(facts.text(GROUPS))
-    lines = [line for line in facts.text(CONFIG_LINES).split("\n") if line.strip()]
+    accounts, groups, config, *_ = facts.texts([PASSWD, GROUPS, CONFIG_LINES, LISTENERS, INSTANCES])
+    lines = [line for line in config.split("\n") if line.strip()]
     ordinary = flavour.access.user if flavour.access.user != "root" else "nobody"
-    asked = callers(lines, ordinary, accounts, groups)
+    each = callers(lines, ordinary, parse_passwd(accounts), parse_groups(groups))
+    asked = [replace(caller, options=options) for options in _starts(facts) for caller in each]
     facts.ask_all(settings_command(caller) for caller in asked)
     return {caller: parse_settings(facts.text(settings_command(caller))) for caller in asked}
 
 
+def _starts(facts: Facts) -> tuple[tuple[str, ...], ...]:
+    """Return the options of each SSH server that runs: they win over its configuration.
+
+    :raises ObservationError: none shows its options.
+    """
+    listeners, instances = facts.texts([LISTENERS, INSTANCES])
+    found = options_of_listeners(listeners)
+    if instances.strip():
+        found += options_of_instances(instances, facts.text(environment_command(instances)))
+    if not found:
+        raise ObservationError(
+            "no SSH server of the guest shows the options that it was started with, which win over its configuration",
+            hint="no process shows '/path/sshd' as its command, and no unit 'ssh*@*.service' that starts it is loaded",
+        )
+    return tuple(dict.fromkeys(found))
+
+
 @pytest.mark.control("ssh-effective-config-parses")
 def test_configuration_is_valid(facts: Facts, check: Check, flavour: Flavour) -> None:
-    answer = facts.ask(VALIDATE)
-    if answer.status in {126, 127}:
-        check.cannot_tell(f"sshd cannot be run in the guest: {answer.stderr.strip()[-200:]!r}")
-    check.holds(
-        answer.status == 0,
-        expected="'sshd -t' accepts the configuration",
-        seen=answer.stderr.strip() or f"exit status {answer.status}",
-    )
-    if answer.status == 0:
+    for options in _starts(facts):
+        answer = facts.ask(validate_command(options))
+        if answer.status in {126, 127}:
+            check.cannot_tell(f"sshd cannot be run in the guest: {answer.stderr.strip()[-200:]!r}")
         check.holds(
-            True, expected="settings for all callers", seen=f"settings for {len(_settings(facts, flavour))} callers"
+            answer.status == 0,
+            expected=f"'{' '.join(['sshd -t', *options])}' accepts the configuration",
+            seen=answer.stderr.strip() or f"exit status {answer.status}",
         )
+        if answer.status != 0:
+            return
+    check.holds(
+        True, expected="settings for all callers", seen=f"settings for {len(_settings(facts, flavour))} callers"
+    )
 
 
 @pytest.mark.probe("sshd")
@@ -128,11 +163,34 @@ def test_forwarding_is_off(facts: Facts, check: Check, flavour: Flavour) -> None
         check.holds(not on, expected=f"forwarding and tunnels off for {caller}", seen=seen)
 
 
+def _host_key_patterns(facts: Facts, flavour: Flavour) -> tuple[str, ...]:
+    named = (path for one in _settings(facts, flavour).values() for path in one.get("hostkey", ()))
+    return host_key_paths(named)
+
+
+def _host_keys(facts: Facts, check: Check, flavour: Flavour) -> tuple[HostKey, ...]:
+    patterns = _host_key_patterns(facts, flavour)
+    keys = parse_host_keys(facts.text(host_keys_command(patterns)))
+    return keys or check.cannot_tell(f"none of the host keys {' '.join(patterns)} was found, though sshd answers")
+
+
+@pytest.mark.control("ssh-hostkey-perms")
+def test_host_keys_are_for_root_alone(facts: Facts, check: Check, flavour: Flavour) -> None:
+    patterns = _host_key_patterns(facts, flavour)
+    private = parse_states(facts.text(states_command(patterns, follow=True)))
+    public = parse_states(facts.text(states_command([f"{pattern}.pub" for pattern in patterns], follow=True)))
+    if not private:
+        check.cannot_tell(f"none of the host keys {' '.join(patterns)} was found, though sshd answers")
+    for states, most, groups in ((private, 0o640, ("root", "ssh_keys")), (public, 0o644, ("root",))):
+        check.nothing(
+            (s for s in states if s.permissions & ~most or s.owner != "root" or s.group not in groups),
+            expected=f"{len(states)} {'private' if states is private else 'public'} keys, at most {most:04o}, of root",
+        )
+
+
 @pytest.mark.control("ssh-hostkey-strong")
-def test_host_keys_are_strong(facts: Facts, check: Check) -> None:
-    keys = parse_host_keys(facts.text(HOST_KEYS))
-    if not keys:
-        check.cannot_tell("no host key was found in /etc/ssh or /var/lib/ssh, though sshd answers")
+def test_host_keys_are_strong(facts: Facts, check: Check, flavour: Flavour) -> None:
+    keys = _host_keys(facts, check, flavour)
     weak = [f"{k.path} ({k.kind}, {k.bits} bits)" for k in keys if k.bits < _LEAST_BITS.get(k.kind, 10**6)]
     check.nothing(weak, expected="no host key but Ed25519, ECDSA, and RSA of 3072 bits and more")
     twice = [digest for digest, count in Counter(k.digest for k in keys).items() if count > 1]
@@ -141,9 +199,7 @@ def test_host_keys_are_strong(facts: Facts, check: Check) -> None:
 
 @pytest.mark.control("ssh-hostkeys-per-instance")
 def test_host_keys_were_made_by_this_guest(facts: Facts, check: Check, flavour: Flavour) -> None:
-    keys = parse_host_keys(facts.text(HOST_KEYS))
-    if not keys:
-        check.cannot_tell("no host key was found in /etc/ssh or /var/lib/ssh, though sshd answers")
+    keys = _host_keys(facts, check, flavour)
     home = next((a.home for a in parse_passwd(facts.text(PASSWD)) if a.name == flavour.access.user), "/root")
     # Ignition leaves the key in a fragment, which only some images merge into the file that sshd usually reads.
     key, fragment = (shlex.quote(f"{home.rstrip('/')}/.ssh/{name}") for name in _OWN_FILES)
@@ -178,6 +234,13 @@ def test_only_the_runs_key_opens_accounts(facts: Facts, check: Check, flavour: F
     if flavour.access.route == "existing":
         own = []  # the image's own key is what is asked for
     check.nothing(_foreign_keys(keys.items(), own), expected=f"no key but this run's in {', '.join(own) or 'none'}")
+    commands = {value for one in settings for value in one.get("authorizedkeyscommand", ())} - {"none"}
+    if records := [command for command in commands if _RECORDS.fullmatch(command)]:
+        asked = {a.name: f"userdbctl ssh-authorized-keys -- {shlex.quote(a.name)} || [ $? = 1 ]" for a in everybody}
+        facts.ask_all(asked.values())
+        given = [name for name, question in asked.items() if facts.text(question).strip()]
+        check.nothing(given, expected="no account with keys in a user record (userdbctl)")
+    check.nothing(commands - set(records), expected="no AuthorizedKeysCommand but userdbctl's")
     authorities = {value for one in settings for value in one.get("trustedusercakeys", ())}
     check.nothing(authorities - {"none"}, expected="no TrustedUserCAKeys")
 

@@ -16,6 +16,7 @@ __all__ = [
     "LOGIN_SHELL",
     "NEW_ACCOUNTS",
     "PASSWD",
+    "SHADOW",
     "SHELLS",
     "SHELL_TIMEOUT",
     "Account",
@@ -39,6 +40,8 @@ __all__ = [
 # getent sees what nss adds (altfiles, userdb); a system without it has the files alone.
 PASSWD: Final = "if command -v getent >/dev/null 2>&1; then getent passwd; else cat /etc/passwd; fi"  # noqa: S105 -- a file
 GROUPS: Final = "if command -v getent >/dev/null 2>&1; then getent group; else cat /etc/group; fi"
+# What other sources of nss hold beside the file, where there is a getent that knows of them.
+SHADOW: Final = "if command -v getent >/dev/null 2>&1; then getent shadow; fi; true"
 ACCOUNT_FILES: Final = "grep -asH '' /etc/passwd /etc/shadow /etc/group /etc/gshadow"
 LOGIN_DEFS: Final = "for f in /etc/login.defs /usr/etc/login.defs; do if [ -e $f ]; then cat $f; break; fi; done"
 # root's own shell reads its own profile files; whatever they print is told from the answer by the names.
@@ -241,12 +244,14 @@ def parse_shadow(text: str) -> tuple[Secret, ...]:
 def parse_login_defs(text: str) -> Mapping[str, str]:
     """Return the settings of login.defs; the last of several wins, as in shadow.
 
+    ``#`` begins a comment at the head of a line only (login.defs(5)); behind a value it is a part of it.
+
     :raises ObservationError: a line is neither a comment nor ``NAME value``.
     """
     settings: dict[str, str] = {}
     for line in text.split("\n"):
-        words = line.split("#", 1)[0].split(None, 1)
-        if not words:
+        words = line.split(None, 1)
+        if not words or words[0].startswith("#"):
             continue
         if not re.fullmatch(r"[A-Z0-9_]+", words[0]):
             raise ObservationError(f"login.defs holds {line[:200]!r}, which is no 'NAME value'")

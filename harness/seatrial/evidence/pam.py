@@ -14,7 +14,7 @@ __all__ = ["PAM_STACKS", "SECURITY_FILES", "Entry", "Services", "options_of", "p
 
 # What an administrator writes wins over what packages bring: the folders are in PAM's order.
 _FOLDERS: Final = ("/etc/pam.d", "/usr/lib/pam.d", "/usr/share/pam.d")
-PAM_STACKS: Final = f"grep -arsHEv '^[[:space:]]*(#|$)' {' '.join(_FOLDERS)}; true"
+PAM_STACKS: Final = f"grep -asHEv '^[[:space:]]*(#|$)' {' '.join(f'{folder}/*' for folder in _FOLDERS)}; true"
 # The fragments of pwquality.conf are read before it: the file itself has the last word.
 SECURITY_FILES: Final = (
     "grep -asH '' /etc/security/pwquality.conf.d/*.conf /etc/security/pwquality.conf /etc/security/faillock.conf "
@@ -24,6 +24,8 @@ _ENTRY: Final = re.compile(
     r"-?(?P<kind>auth|account|password|session)\s+(?P<control>\[[^\]]*\]|\S+)\s+(?P<module>\S+)(?P<rest>(\s.*)?)",
     re.IGNORECASE,
 )
+# What the plain words mean when the module accepts, and when it refuses.
+_WORDS: Final = {"requisite": ("ok", "die"), "sufficient": ("done", "ignore"), "optional": ("ok", "ignore")}
 _WORD: Final = re.compile(r"\[[^\]]*\]|\S+")
 _DEEPEST: Final = 16
 
@@ -45,9 +47,19 @@ class Entry:
     @property
     def may_skip(self) -> bool:
         """Return whether the entries behind it may be passed over when the module accepts somebody else than root."""
-        if self.module == "pam_rootok":
-            return False
-        return self.control == "sufficient" or (self.control.startswith("[") and "success=ignore" not in self.control)
+        action = self.action("success")
+        return self.module != "pam_rootok" and (action == "done" or action.isdigit())
+
+    def action(self, result: str) -> str:
+        """Return what becomes of the stack when the module gives ``result`` (``success``, ``auth_err``): pam.d(5).
+
+        That is ``ok``, ``bad``, ``ignore``, ``die`` (fails at once), ``done`` (ends at once), or how many are skipped.
+        """
+        succeeded, failed = _WORDS.get(self.control, ("ok", "bad"))
+        if not self.control.startswith("["):
+            return succeeded if result == "success" else failed
+        actions: dict[str, str] = dict(re.findall(r"(\w+)\s*=\s*(\w+)", self.control))
+        return actions.get(result, actions.get("default", "bad"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,57 +5,63 @@ from __future__ import annotations
 import ipaddress
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import Any, Final
 
 from seatrial.errors import ObservationError
 from seatrial.evidence.accounts import Account, Group
 
 __all__ = [
     "CONFIG_LINES",
-    "HOST_KEYS",
-    "VALIDATE",
     "Caller",
     "HostKey",
     "callers",
     "expand_keys_file",
+    "host_key_paths",
+    "host_keys_command",
     "moduli_command",
     "parse_host_keys",
     "parse_moduli",
     "parse_settings",
     "settings_command",
+    "validate_command",
 ]
 
 _SSHD: Final = "PATH=$PATH:/usr/sbin:/sbin sshd"
-VALIDATE: Final = f"{_SSHD} -t"
-# Only Match and Include matter here; everything else is read as sshd itself understands it.
+# Only Match matters here, in every file that an Include leads to (a name without a folder lies in /etc/ssh);
+# everything else is read as sshd itself understands it.
 CONFIG_LINES: Final = (
-    "for d in /etc/ssh /usr/etc/ssh /usr/lib/ssh; do "
-    "grep -arshiE '^[[:space:]]*(match|include)([[:space:]]|=)' $d/sshd_config $d/sshd_config.d; done; true"
+    "cd /etc/ssh 2>/dev/null; seen=' '; look() { for f in \"$@\"; do case $f in /*) ;; *) f=/etc/ssh/$f ;; esac; "
+    'case $seen in *" $f "*) f=/ ;; esac; if [ -f "$f" ]; then seen="$seen$f "; '
+    "grep -ashiE '^[[:space:]]*(match|include)([[:space:]]|=)' \"$f\"; "
+    "i=$(sed -n 's/^[[:space:]]*[Ii][Nn][Cc][Ll][Uu][Dd][Ee][[:space:]=]*//p' \"$f\"); "
+    '[ -z "$i" ] || look $i; fi; done; }; '
+    "for d in /etc/ssh /usr/etc/ssh /usr/lib/ssh; do look $d/sshd_config $d/sshd_config.d/*; done; true"
 )
-HOST_KEYS: Final = (
-    "for f in /etc/ssh/ssh_host_*_key /var/lib/ssh/ssh_host_*_key; do "
-    'if [ -e "$f" ]; then printf "%s " "$(stat -c "%Y %n" "$f")"; ssh-keygen -l -f "$f" || exit; fi; done'
-)
-_INCLUDES: Final = re.compile(r"(/etc/ssh/|/usr/etc/ssh/|/usr/lib/ssh/)?sshd_config(\.d/\*(\.conf)?)?")
+_HOST_KEYS: Final = ("/etc/ssh/ssh_host_*_key", "/var/lib/ssh/ssh_host_*_key")
+# What the question above does not follow: the shell would take such a name apart.
+_INCLUDES: Final = re.compile(r"[^\s\"'\\$`]+")
 _FOREIGN: Final = "198.51.100.7"
 _MOST_CALLERS: Final = 32
+_UNKNOWN: Final = "seatrial-nobody"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Somebody who connects: sshd's settings depend on who, and from where."""
+    """Somebody who connects: sshd's settings depend on who, from where, and the options that sshd was started with."""
 
     user: str
     addr: str = _FOREIGN
     host: str = "client.example"
     laddr: str = "10.0.2.15"
     lport: str = "22"
+    options: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.user} from {self.addr}"
+        started = f" (sshd was started with {' '.join(self.options)})" if self.options else ""
+        return f"{self.user} from {self.addr}{started}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +78,12 @@ class HostKey:
 def settings_command(caller: Caller) -> str:
     """Return the question for the settings that ``caller`` would meet."""
     spec = f"user={caller.user},host={caller.host},addr={caller.addr},laddr={caller.laddr},lport={caller.lport}"
-    return f"{_SSHD} -T -C {shlex.quote(spec)}"
+    return " ".join([_SSHD, "-T", *map(shlex.quote, caller.options), "-C", shlex.quote(spec)])
+
+
+def validate_command(options: Sequence[str]) -> str:
+    """Return the question whether sshd accepts its configuration together with ``options``."""
+    return " ".join([_SSHD, "-t", *map(shlex.quote, options)])
 
 
 def parse_settings(text: str) -> Mapping[str, tuple[str, ...]]:
@@ -117,8 +128,22 @@ def callers(
     return unique
 
 
+def host_key_paths(named: Iterable[str]) -> tuple[str, ...]:
+    """Return shell patterns for the files of host keys: the usual places, and those that HostKey names elsewhere."""
+    others = {path for path in named if not any(fnmatchcase(path, usual) for usual in _HOST_KEYS)}
+    return (*_HOST_KEYS, *sorted(shlex.quote(path) for path in others))
+
+
+def host_keys_command(patterns: Sequence[str]) -> str:
+    """Return the question for what the host keys of ``patterns`` are and when they were made."""
+    return (
+        f"for f in {' '.join(patterns)}; do "
+        'if [ -e "$f" ]; then printf "%s " "$(stat -c "%Y %n" "$f")"; ssh-keygen -l -f "$f" || exit; fi; done'
+    )
+
+
 def parse_host_keys(text: str) -> tuple[HostKey, ...]:
-    """Return the host keys of the answer to :data:`HOST_KEYS`.
+    """Return the host keys of the answer to :func:`host_keys_command`.
 
     :raises ObservationError: a line is none.
     """
@@ -187,6 +212,10 @@ def _matching(
     found = list(base)
     # Both 'User bob' and 'User=bob' are allowed.
     words = [word for criterion in criteria for word in criterion.split("=", 1)]
+    if any(word.lower() == "invalid-user" for word in words):
+        # It has no pattern (sshd_config(5)).
+        words = [word for word in words if word.lower() != "invalid-user"]
+        found = [replace(caller, user=_UNKNOWN) for caller in found[:1]]
     if len(words) % 2:
         raise ObservationError(
             f"sshd's configuration holds 'Match {' '.join(criteria)[:200]}', which is not understood"
@@ -208,12 +237,11 @@ def _narrowed(
             users = [next((a.name for a in accounts if _fits(a.name, patterns)), plain)]
         case "group":
             users = [m for group in groups if _fits(group.name, patterns) for m in _members(group, accounts)][:1]
-        case "invalid-user":
-            users = ["seatrial-nobody"]
         case "address" | "localaddress" | "host" | "localport":
             part = {"address": "addr", "localaddress": "laddr", "host": "host", "localport": "lport"}[name]
             value = _address(positive) if name.endswith("address") else plain
-            return [replace(caller, **{part: value}) for caller in found]
+            changed: dict[str, Any] = {part: value}
+            return [replace(caller, **changed) for caller in found]
         case _:
             raise ObservationError(
                 f"sshd's configuration holds a Match block for {name!r} {positive[:100]!r}, which is not understood"
