@@ -144,6 +144,10 @@ SHAPES: tuple[tuple[str, Callable[[Texts, str], str]], ...] = (
     (r"head -vc 1024 (.*) \| od .*", more.heads),
     (r"p\(\) \{ (.*)", more.pieces),
     (r".*sshd -T -C \S*\baddr=([^,]+)", _settings),
+    (
+        r".*setpriv --reuid=\d+ --regid=\d+ --clear-groups env -i HOME=/ USER=(\S+)",
+        lambda texts, _: texts["user-shell"],
+    ),
     (r"(userdbctl) ssh-authorized-keys", lambda texts, _: texts["record-keys"]),
     (r"for f in (.*?/usr/share/acme/key); do if \[ -e .* ssh-keygen", lambda texts, _: texts["host-keys"]),
     (r".*sshd -T (-o \S+) -C ", lambda texts, options: texts[f"sshd-settings {options}"]),

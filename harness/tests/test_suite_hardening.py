@@ -74,6 +74,7 @@ DEFECTS: list[tuple[str, str, Edit]] = [
         sub("(/etc/pam.d/common-auth:)(auth.*authfail)", r"\1auth requisite pam_deny.so\n\1\2"),
     ),
     ("acct-faillock", "pam-stacks", sub(r"common-auth:auth\t.success=2 default=ignore.", "common-auth:auth requisite")),
+    ("acct-umask", "user-shell", sub("umask=0027", "umask=0002")),
     ("acct-umask", "login-defs", sub("^UMASK.*", "UMASK 022")),
     ("acct-umask", "login-shell", sub("umask=0027", "umask=0022")),
     ("acct-pam-no-nullok", "pam-stacks", sub("pam_unix.so obscure", "pam_unix.so nullok obscure")),
@@ -358,7 +359,7 @@ MAY_BE_EMPTY = more.MAY_BE_EMPTY | {
 # Of these, a line more is no fault: they hold whatever is there (or the fake gives only the lines asked for).
 FREE_TEXT = more.FREE_TEXT | {
     "autologin", "cmdline", "credentials", "dictionary", "legacy", "lines", "login-shell", "lsm", "os-release",
-    "shell-timeout", "shells", "states", "sudoers",
+    "shell-timeout", "shells", "states", "user-shell", "sudoers",
 }  # fmt: skip
 
 

@@ -7,7 +7,18 @@ import shlex
 
 import pytest
 from seatrial.check import Check
-from seatrial.evidence.accounts import LOGIN_DEFS, LOGIN_SHELL, parse_login_defs, parse_login_shell
+from seatrial.evidence.accounts import (
+    GROUPS,
+    LOGIN_DEFS,
+    LOGIN_SHELL,
+    PASSWD,
+    Account,
+    parse_groups,
+    parse_login_defs,
+    parse_login_shell,
+    parse_passwd,
+    user_shell_command,
+)
 from seatrial.evidence.files import lines_by_file, parse_states, states_command
 from seatrial.evidence.pam import PAM_STACKS, parse_services
 from seatrial.evidence.sudoers import SUDOERS, Sudoers, parse_sudoers
@@ -112,7 +123,7 @@ def test_pam_refuses_empty_passwords(facts: Facts, check: Check) -> None:
 
 
 @pytest.mark.control("acct-umask")
-def test_umask_is_tight(facts: Facts, check: Check) -> None:
+def test_umask_is_tight(facts: Facts, check: Check, flavour: Flavour) -> None:
     value = parse_login_defs(facts.text(LOGIN_DEFS)).get("UMASK", "not set")
     tight = re.fullmatch(r"[0-7]{1,4}", value) is not None and int(value, 8) & 0o027 == 0o027
     check.holds(tight, expected="UMASK 027 or tighter in login.defs", seen=f"UMASK {value}")
@@ -120,6 +131,20 @@ def test_umask_is_tight(facts: Facts, check: Check) -> None:
     check.holds(
         umask & 0o027 == 0o027, expected="umask 0027 or tighter in a login shell of root", seen=f"umask {umask:04o}"
     )
+    if (user := _ordinary(facts, flavour)) is not None:
+        # With a group of one's own (USERGROUPS_ENAB, login.defs(5)) the group's bits harm nobody.
+        umask = parse_login_shell(facts.text(user_shell_command(user))).umask
+        expected = f"umask 0007 or tighter in a login shell of {user.name}"
+        check.holds(umask & 0o007 == 0o007, expected=expected, seen=f"umask {umask:04o}")
+
+
+def _ordinary(facts: Facts, flavour: Flavour) -> Account | None:
+    """Return the login user, or, where that is root, an account with a group of its own name: profiles ask for that."""
+    accounts, groups = parse_passwd(facts.text(PASSWD)), parse_groups(facts.text(GROUPS))
+    own = {(group.name, group.gid) for group in groups}
+    found = [a for a in accounts if a.name == flavour.access.user and a.uid]
+    found += [a for a in accounts if 100 <= a.uid < 65534 and (a.name, a.gid) in own]
+    return found[0] if found else None
 
 
 @pytest.mark.control("acct-root-path")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -35,6 +36,7 @@ __all__ = [
     "parse_shells",
     "people",
     "uid_min",
+    "user_shell_command",
 ]
 
 # getent sees what nss adds (altfiles, userdb); a system without it has the files alone.
@@ -48,6 +50,12 @@ LOGIN_DEFS: Final = "for f in /etc/login.defs /usr/etc/login.defs; do if [ -e $f
 LOGIN_SHELL: Final = (
     'case "${SHELL##*/}" in bash|sh|dash|ash|ksh|zsh) s=$SHELL ;; *) s=/bin/sh ;; esac; '
     '"$s" -lc \'printf "\\nseatrial-umask=%s\\nseatrial-path=%s\\n" "$(umask)" "$PATH"\''
+)
+# An ordinary user's login shell: what profile files say may depend on the user and the group.
+_USER_SHELL: Final = (
+    'case "${{SHELL##*/}}" in bash|sh|dash|ash|ksh|zsh) s=$SHELL ;; *) s=/bin/sh ;; esac; '
+    'setpriv --reuid={uid} --regid={gid} --clear-groups env -i HOME=/ USER={name} LOGNAME={name} PATH="$PATH" '
+    '"$s" -lc \'printf "\\nseatrial-umask=%s\\nseatrial-path=%s\\n" "$(umask)" "$PATH"\' </dev/null'
 )
 
 SHELLS: Final = "for f in /etc/shells /usr/etc/shells; do if [ -e $f ]; then cat $f; break; fi; done"
@@ -126,7 +134,7 @@ class Secret:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoginShell:
-    """What a login shell of root starts with."""
+    """What a login shell starts with."""
 
     umask: int
     path: tuple[str, ...]
@@ -259,15 +267,20 @@ def parse_login_defs(text: str) -> Mapping[str, str]:
     return settings
 
 
+def user_shell_command(account: Account) -> str:
+    """Return the question for umask and PATH of a login shell of ``account``; see :func:`parse_login_shell`."""
+    return _USER_SHELL.format(uid=account.uid, gid=account.gid, name=shlex.quote(account.name))
+
+
 def parse_login_shell(text: str) -> LoginShell:
-    """Return umask and PATH of the answer to :data:`LOGIN_SHELL`.
+    """Return umask and PATH of the answer to :data:`LOGIN_SHELL`, or to :func:`user_shell_command`.
 
     :raises ObservationError: they are not there.
     """
     umask = re.findall(r"(?m)^seatrial-umask=([0-7]{1,4})$", text)
     path = re.findall(r"(?m)^seatrial-path=(.*)$", text)
     if len(umask) != 1 or len(path) != 1:
-        raise ObservationError(f"root's login shell did not say its umask and PATH; it said {text[-200:]!r}")
+        raise ObservationError(f"a login shell did not say its umask and PATH; it said {text[-200:]!r}")
     return LoginShell(umask=int(umask[0], 8), path=tuple(path[0].split(":")))
 
 
