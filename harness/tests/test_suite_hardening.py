@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-from pathlib import Path
-
 import hardening_answers as more
 import pytest
 from hardening_answers import Edit, add, sub
@@ -403,87 +400,6 @@ def test_another_key_than_the_runs_fails_though_root_has_one(comment: str) -> No
     texts = by_credentials()
     texts["lines"] = f"/root/.ssh/authorized_keys:ssh-ed25519 AAAAC3Nz {comment}\n"
     assert outcomes(texts, flavour_named("debian-immutable"))["acct-no-baked-keys"] is Outcome.FAIL
-
-
-def test_options_that_sshd_was_started_with_win_over_its_configuration() -> None:
-    texts = healthy()
-    texts["sshd-listeners"] = sub("-D", "-D -o PermitEmptyPasswords=yes")(texts["sshd-listeners"])
-    changed = sub("^permitemptypasswords no", "permitemptypasswords yes")(texts["sshd-settings"])
-    texts["sshd-settings -o PermitEmptyPasswords=yes"] = changed
-    seen = outcomes(texts, flavour_named("debian-general"))
-    assert {name for name, outcome in seen.items() if outcome is Outcome.FAIL} == {"ssh-empty-passwords"}
-
-
-def test_a_server_of_which_nobody_knows_how_it_was_started_is_not_judged() -> None:
-    texts = {**healthy(), "sshd-listeners": ""}
-    seen = outcomes(texts, flavour_named("debian-general"))
-    assert {seen["ssh-root-login"], seen["ssh-effective-config-parses"]} == {Outcome.ERROR}
-
-
-def test_host_keys_are_those_that_sshd_names() -> None:
-    texts = healthy()
-    texts["sshd-settings"] = sub("^hostkey .*\n", "")(texts["sshd-settings"]) + "hostkey /usr/share/acme/key\n"
-    texts["states"] = add("81a4 root root /usr/share/acme/key")(texts["states"])
-    assert outcomes(texts, flavour_named("debian-general"))["ssh-hostkey-perms"] is Outcome.FAIL
-
-
-@pytest.mark.parametrize(
-    ("command", "keys", "outcome"),
-    [
-        ("/usr/local/bin/keys", "", Outcome.FAIL),
-        ("/usr/bin/userdbctl ssh-authorized-keys %u", "", Outcome.PASS),
-        ("/usr/bin/userdbctl ssh-authorized-keys %u", "ssh-ed25519 AAAAC3Nz vendor@build\n", Outcome.FAIL),
-        ("/usr/bin/userdbctl ssh-authorized-keys --chain %u /x", "", Outcome.FAIL),
-    ],
-)
-def test_a_command_that_gives_keys_is_asked_or_refused(command: str, keys: str, outcome: Outcome) -> None:
-    texts = {**healthy(), "record-keys": keys}
-    given = sub("^authorizedkeyscommand none$", f"authorizedkeyscommand {command}")
-    texts["sshd-settings"] = given(texts["sshd-settings"])
-    assert outcomes(texts, flavour_named("debian-general"))["acct-no-baked-keys"] is outcome
-
-
-GETTY = MODULES["test_privilege"]._AUTOLOGIN
-UNIT = "[Service]\nExecStart=-/sbin/{}\n"
-
-
-@pytest.mark.parametrize(
-    ("starts", "is_found"),
-    [
-        ("agetty --autologin root %I $TERM", True),
-        ("agetty -a root %I $TERM", True),
-        ("agetty -n -l /bin/bash --noclear %I $TERM", True),
-        ("agetty --skip-login --login-options '-f root' %I", True),
-        ("login -f root", True),
-        ("agetty -o '-- \\\\u' --noreset --noclear --issue-file=/etc/issue:/run/issue.d - $TERM", False),
-        ("agetty -o '-p -- \\\\u' --keep-baud 115200,57600,38400,9600 - $TERM", False),
-    ],
-)
-def test_units_that_log_somebody_in_are_found(tmp_path: Path, starts: str, is_found: bool) -> None:
-    (tmp_path / "getty@.service").write_text(UNIT.format(starts))
-    found = subprocess.run(
-        ["sh", "-c", GETTY.replace("/etc/systemd/system", str(tmp_path), 1)], capture_output=True, text=True, check=True
-    ).stdout
-    assert (starts in found) is is_found
-
-
-def test_sshd_that_was_built_without_gssapi_cannot_use_it() -> None:
-    texts = healthy()
-    texts["sshd-settings"] = sub("^(gssapi|kerberos).*\n", "")(texts["sshd-settings"])
-    assert outcomes(texts, flavour_named("debian-general"))["ssh-gssapi-kerberos"] is Outcome.PASS
-
-
-def test_a_list_of_groups_that_was_emptied_is_none() -> None:
-    texts = {**healthy(), "moduli": "groups\n"}
-    assert outcomes(texts, flavour_named("debian-general"))["ssh-moduli"] is Outcome.FAIL
-
-
-def test_without_moduli_nobody_may_be_able_to_ask_for_a_group() -> None:
-    texts = {**healthy(), "moduli": ""}
-    assert outcomes(texts, flavour_named("debian-general"))["ssh-moduli"] is Outcome.PASS
-    more = sub("^kexalgorithms ", "kexalgorithms diffie-hellman-group-exchange-sha256,")
-    texts["sshd-settings"] = more(texts["sshd-settings"])
-    assert outcomes(texts, flavour_named("debian-general"))["ssh-moduli"] is Outcome.FAIL
 
 
 NETWORK_ROWS = [control for control in CONTROLS if control.probe_kind == "sysctl"]

@@ -46,24 +46,16 @@ GROUPS: Final = "if command -v getent >/dev/null 2>&1; then getent group; else c
 SHADOW: Final = "if command -v getent >/dev/null 2>&1; then getent shadow; fi; true"
 ACCOUNT_FILES: Final = "grep -asH '' /etc/passwd /etc/shadow /etc/group /etc/gshadow"
 LOGIN_DEFS: Final = "for f in /etc/login.defs /usr/etc/login.defs; do if [ -e $f ]; then cat $f; break; fi; done"
+_SHELL: Final = 'case "${SHELL##*/}" in bash|sh|dash|ash|ksh|zsh) s=$SHELL ;; *) s=/bin/sh ;; esac; '
+_UMASK_AND_PATH: Final = """'printf "\\nseatrial-umask=%s\\nseatrial-path=%s\\n" "$(umask)" "$PATH"'"""
 # root's own shell reads its own profile files; whatever they print is told from the answer by the names.
-LOGIN_SHELL: Final = (
-    'case "${SHELL##*/}" in bash|sh|dash|ash|ksh|zsh) s=$SHELL ;; *) s=/bin/sh ;; esac; '
-    '"$s" -lc \'printf "\\nseatrial-umask=%s\\nseatrial-path=%s\\n" "$(umask)" "$PATH"\''
-)
-# An ordinary user's login shell: what profile files say may depend on the user and the group.
-_USER_SHELL: Final = (
-    'case "${{SHELL##*/}}" in bash|sh|dash|ash|ksh|zsh) s=$SHELL ;; *) s=/bin/sh ;; esac; '
-    'setpriv --reuid={uid} --regid={gid} --clear-groups env -i HOME=/ USER={name} LOGNAME={name} PATH="$PATH" '
-    '"$s" -lc \'printf "\\nseatrial-umask=%s\\nseatrial-path=%s\\n" "$(umask)" "$PATH"\' </dev/null'
-)
-
+LOGIN_SHELL: Final = f'{_SHELL}"$s" -lc {_UMASK_AND_PATH}'
 SHELLS: Final = "for f in /etc/shells /usr/etc/shells; do if [ -e $f ]; then cat $f; break; fi; done"
 NEW_ACCOUNTS: Final = "PATH=$PATH:/usr/sbin:/sbin useradd -D"
 # An ordinary user's interactive shell tries to get rid of its time-out. Each try has a shell of its own: one that is
 # refused ends it.
 SHELL_TIMEOUT: Final = (
-    'case "${SHELL##*/}" in bash|sh|dash|ash|ksh|zsh) s=$SHELL ;; *) s=/bin/sh ;; esac; '
+    f"{_SHELL}"
     'setpriv --reuid=65534 --regid=65534 --clear-groups env -i HOME=/ PATH="$PATH" "$s" -lic \''
     'printf "\\nseatrial-timeout=%s\\n" "${TMOUT-none}"; printf "seatrial-exported=%s\\n" "$(printenv TMOUT)"; '
     "(TMOUT=0) 2>/dev/null && echo seatrial-changed; (unset TMOUT) 2>/dev/null && echo seatrial-unset; "
@@ -269,7 +261,11 @@ def parse_login_defs(text: str) -> Mapping[str, str]:
 
 def user_shell_command(account: Account) -> str:
     """Return the question for umask and PATH of a login shell of ``account``; see :func:`parse_login_shell`."""
-    return _USER_SHELL.format(uid=account.uid, gid=account.gid, name=shlex.quote(account.name))
+    name = shlex.quote(account.name)
+    return (
+        f"{_SHELL}setpriv --reuid={account.uid} --regid={account.gid} --clear-groups "
+        f'env -i HOME=/ USER={name} LOGNAME={name} PATH="$PATH" "$s" -lc {_UMASK_AND_PATH} </dev/null'
+    )
 
 
 def parse_login_shell(text: str) -> LoginShell:
