@@ -31,6 +31,9 @@ def judge_parameters(probe: Mapping[str, Any], facts: Facts, check: Check) -> No
         path = known_path(key)
         running = parse_sysctls(facts.text(question_for(path)))
         found = matching_paths(path, running)
+        if found and _may_be_absent(probe, path, running) and probe.get("absent") == "without-ipv6":
+            check.holds(True, expected=f"{key}, or no IPv6", seen="IPv6 is off on every interface")
+            continue
         for one in found:
             _judge(check, key if one == path else one.replace("/", "."), running[one], rule=probe, facts=facts)
         if not found:

@@ -32,6 +32,13 @@ MISSING = "modprobe: FATAL: Module x not found in directory /lib/modules/6.12"
         ("install /sbin/load-it-anyway\n", 0, "loadable"),
         ("", 0, "built-in"),
         ("builtin ext4\n", 0, "built-in"),
+        ("loaded ax25\n", 0, "loaded"),
+        ("by name insmod /lib/modules/6.12/kernel/net/ax25/ax25.ko.xz \n", 0, "barred"),
+        ("by name install /bin/false \n", 0, "barred"),
+        ("by name modprobe: FATAL: Module off not found in directory /lib/modules/6\n", 0, "barred"),
+        ("by name builtin ax25\n", 0, "built-in"),
+        ("by name \n", 0, "built-in"),
+        ("by name insmod /lib/a.ko \nloaded b\n", 0, "loaded"),
         ("insmod /lib/a.ko \ninstall /bin/false \n", 0, "barred"),
     ],
 )
@@ -60,6 +67,15 @@ def test_a_module_of_the_index_whose_file_is_gone_is_missing(tmp_path: Path) -> 
 def test_modprobe_that_cannot_tell_is_an_error(text: str) -> None:
     with pytest.raises(ObservationError):
         parse_dry_runs(text)
+
+
+def test_what_is_kept_from_an_alias_is_asked_for_by_name() -> None:
+    modprobe = (
+        'modprobe() { case "$*" in "-R net-pf-3") echo ax25 ;; "-R net-pf-6") echo netrom ;; '
+        '"-n -v ax25") echo "insmod /lib/ax25.ko" ;; "-n -v netrom") echo "builtin netrom" ;; esac; }'
+    )
+    done = run(["sh", "-c", f"{modprobe}; {dry_run_command(['net-pf-3', 'net-pf-6'])}"], deadline=Deadline(10))
+    assert parse_dry_runs(done.stdout.decode()) == {"net-pf-3": "barred", "net-pf-6": "built-in"}
 
 
 def test_recorded_modules_are_read() -> None:

@@ -66,6 +66,7 @@ def guest() -> Guest:
             TAINTED: "0\n",
             VULNERABILITIES: recorded("kernel/vulnerabilities"),
             STATE.SYMBOLS: recorded("kernel/kallsyms"),
+            STATE.KFENCE: "100\n",
             STATE.KERNELS: recorded("kernel/kernels"),
             MOUNTINFO: recorded("immutability/mountinfo"),
             SECURE_BOOT: recorded("kernel/secure-boot"),
@@ -253,6 +254,22 @@ DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
         lambda g: g.add(STATE.SYMBOLS, "ffffffff81000000 T _text"),
         {"kernel-symbols-hidden"},
     ),
+    "spectre is open in a part": (
+        edit(VULNERABILITIES, "BHI: Not affected", "BHI: Vulnerable"),
+        {"kernel-software-mitigations"},
+    ),
+    "KFENCE is off": (edit(STATE.KFENCE, "100", "0"), {"kcfg-kfence"}),
+    "no KFENCE": (edit(STATE.KFENCE, "100", "none"), {"kcfg-kfence"}),
+    "usercopy is not checked": (said("hardened_usercopy=off"), {"kcmd-no-kaslr-off"}),
+    "a word behind the two dashes": (said("-- systemd.debug_shell=ttyS0"), {"kcmd-debug-off"}),
+    "sulogin is forced by systemd's word": (
+        said("systemd.setenv=SYSTEMD_SULOGIN_FORCE=1"),
+        {"kcmd-no-init-override"},
+    ),
+    "the command line undoes the build": (
+        all_of(lambda g: g.add(KCONFIG, "CONFIG_PROC_MEM_NO_FORCE=y"), said("proc_mem.force_override=always")),
+        {"kcfg-proc-mem"},
+    ),
     "debugfs is mounted": (
         lambda g: g.add(MOUNTINFO, "57 50 0:8 / /sys/kernel/debug rw,nosuid shared:15 - debugfs debugfs rw"),
         {"kernel-debugfs-closed"},
@@ -286,7 +303,8 @@ def test_every_option_of_a_row_counts(row: Control) -> None:
         broken = guest()
         broken.answers[CMDLINE] = " ".join(w for w in broken.answers[CMDLINE].split() if w not in words) + "\n"
         for option, wanted in {**stand_ins, name: want}.items():
-            broken.add(KCONFIG, f"CONFIG_{option}=y" if wanted == "n" else f"# CONFIG_{option} is not set")
+            is_off = wanted in {"n", "not set"}
+            broken.add(KCONFIG, f"CONFIG_{option}=y" if is_off else f"# CONFIG_{option} is not set")
         red = SUITE.red(broken, "immutable-host")
         assert red[row.id].startswith("fail"), red
         assert f"CONFIG_{name}" in red[row.id]
@@ -349,6 +367,8 @@ def test_every_control_has_a_defect() -> None:
         ("kernel-software-mitigations", VULNERABILITIES),
         ("kernel-debugfs-closed", MOUNTINFO),
         ("bh-kernel-is-newest", STATE.KERNELS),
+        ("kernel-symbols-hidden", STATE.SYMBOLS),
+        ("kcfg-kfence", STATE.KFENCE),
         ("sysctl-persisted", SYSCTL_D),
         ("ib-tpm-measured", REGISTERS),
         ("ib-tpm-measured", EVENT_LOG),
@@ -368,6 +388,30 @@ def test_command_line_can_make_up_for_the_build() -> None:
     assert SUITE.outcome("kcfg-init-on-alloc", made_up) == Outcome.FAIL
     made_up.replace(CMDLINE, "\n", " init_on_alloc=1\n")
     assert SUITE.outcome("kcfg-init-on-alloc", made_up) == Outcome.PASS
+
+
+@pytest.mark.parametrize(("word", "outcome"), [("", Outcome.PASS), ("=0", Outcome.FAIL)])
+def test_a_bare_word_is_no_value(word: str, outcome: Outcome) -> None:
+    enforcing = guest()
+    enforcing.replace(KCONFIG, "CONFIG_MODULE_SIG_FORCE=y", "# CONFIG_MODULE_SIG_FORCE is not set")
+    told("module.sig_enforce=1", f"module.sig_enforce{word}")(enforcing)
+    for question in (CMDLINE, BOOT_ENTRIES):
+        enforcing.answers[question] = enforcing.answers[question].replace(" lockdown=integrity", "")
+    assert SUITE.outcome("kcfg-modsig-force", enforcing) == outcome
+
+
+@pytest.mark.parametrize(
+    ("row", "option"), [("kcfg-tty", "LEGACY_TIOCSTI"), ("kcfg-no-write-mounted", "BLK_DEV_WRITE_MOUNTED")]
+)
+def test_an_option_that_the_kernel_does_not_know_yet_switches_nothing_off(row: str, option: str) -> None:
+    old = guest()
+    old.answers[CMDLINE] = old.answers[CMDLINE].replace(" bdev_allow_write_mounted=0", "")
+    old.answers[KCONFIG] = "".join(
+        f"{line}\n" for line in old.answers[KCONFIG].splitlines() if f"CONFIG_{option}" not in line
+    )
+    outcome, why = SUITE.explained(row, old)
+    assert outcome == Outcome.FAIL
+    assert f"CONFIG_{option} absent" in why
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 from seatrial.check import Check
-from seatrial.evidence.latency import CYCLICTEST, PREEMPT, parse_cyclictest, preemption_model
+from seatrial.evidence.kconfig import KCONFIG, parse_kconfig
+from seatrial.evidence.latency import (
+    CYCLICTEST,
+    PREEMPT,
+    is_said_by_build_only,
+    parse_cyclictest,
+    preemption_model,
+)
 from seatrial.guest.facts import Facts
 from seatrial.guest.tools import found_or_pushed
 from seatrial.policy.flavours import Flavour
@@ -20,7 +27,14 @@ if TYPE_CHECKING:
 @pytest.mark.control("lat-preempt-model")
 def test_preemption_model_is_the_promised_one(facts: Facts, flavour: Flavour, check: Check) -> None:
     """The running kernel preempts as the flavour promises."""
-    check.one_of(preemption_model(facts.text(PREEMPT)), flavour.allowed("preemption-models"), what="preemption model")
+    said = facts.text(PREEMPT)
+    model = preemption_model(said, _built(facts) if is_said_by_build_only(said) else "")
+    check.one_of(model, flavour.allowed("preemption-models"), what="preemption model")
+
+
+def _built(facts: Facts) -> str:
+    config = parse_kconfig(facts.text(KCONFIG))
+    return next((model for model in ("none", "voluntary") if config.value(f"PREEMPT_{model.upper()}") == "y"), "")
 
 
 @pytest.mark.control("lat-cyclictest")

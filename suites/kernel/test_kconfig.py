@@ -12,13 +12,15 @@ from seatrial.policy.controls import Control
 
 @pytest.mark.probe("kconfig")
 def test_kernel_is_built_with_the_option(row: Control, facts: Facts, check: Check) -> None:
-    """The configuration holds one of the alternatives, or the command line makes up for it."""
+    """The configuration holds one of the alternatives, or the command line makes up for it, and does not undo it."""
     assert row.probe is not None
     config = parse_kconfig(facts.text(KCONFIG))
     broken = broken_options(config, row.probe["kconfig"])
-    makeup = row.probe.get("or-cmdline", [])
+    makeup, undone_by = row.probe.get("or-cmdline", []), row.probe.get("undone-by", [])
+    line = parse_cmdline(facts.text(CMDLINE)) if makeup else Cmdline(())
+    undoing = [words for words in undone_by if _is_last(line, words)]
+    check.nothing(undoing, expected=f"the build's choice kept by the command line: none of {', '.join(undone_by)}")
     if broken and makeup:
-        line = parse_cmdline(facts.text(CMDLINE))
         said = [words for words in makeup if _is_last(line, words)]
         expected = f"{options_text(row.probe['kconfig'])}; or {' or '.join(makeup)} on the command line"
         check.holds(bool(said), expected=expected, seen=", ".join(said or broken))
@@ -28,6 +30,7 @@ def test_kernel_is_built_with_the_option(row: Control, facts: Facts, check: Chec
 
 def _is_last(line: Cmdline, words: str) -> bool:
     """Return whether ``words`` (``name``, ``name=value``) are what the command line says of ``name`` last."""
-    name, equals, wanted = words.partition("=")
-    value = line.last(name)
-    return value is not None and (not equals or wanted in value.lower().split(","))
+    name, _equals, wanted = words.partition("=")
+    # Lockdown can only be made tighter: a later lockdown=none takes nothing back (kernel_lockdown(7)).
+    values = line.values(name) if name == "lockdown" else line.values(name)[-1:]
+    return any(wanted in value.lower().split(",") for value in values)

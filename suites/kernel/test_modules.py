@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from seatrial.check import Check
 from seatrial.evidence.attempts import BOOT_ID, attempts_script, parse_attempts
+from seatrial.evidence.ipe import IPE, parse_ipe
 from seatrial.evidence.kernel import LOCKDOWN, chosen
 from seatrial.evidence.modules import (
     LOADED,
@@ -34,6 +35,7 @@ UNSIGNED = {
         f"head -c 4096 /dev/zero > {_FILE} && insmod {_FILE}; r=$?; rm -f {_FILE}; exit $r"
     )
 }
+_THERE = frozenset({"loadable", "loaded", "built-in"})
 _REFUSED = ("Key was rejected", "Required key not available", "Operation not permitted")
 
 
@@ -56,7 +58,7 @@ def test_required_modules_can_be_loaded(facts: Facts, check: Check, flavour: Fla
     if not names:
         check.not_applicable("the flavour promises no modules")
     would = parse_dry_runs(facts.text(dry_run_command(names)))
-    lacking = [f"{n} ({would.get(n, 'no answer')})" for n in names if would.get(n) not in {"loadable", "built-in"}]
+    lacking = [f"{n} ({would.get(n, 'no answer')})" for n in names if would.get(n) not in _THERE]
     check.nothing(lacking, expected=f"{', '.join(names)} loadable or built in")
 
 
@@ -84,11 +86,18 @@ def test_module_without_a_signature_is_refused(host: Host, facts: Facts, check: 
     """Root cannot load what is not signed: the loader refuses it for that, before it looks whether it is a module."""
     script = attempts_script(UNSIGNED, boot_id=facts.text(BOOT_ID))
     (attempt,) = parse_attempts(host.run(script).stdout, expected=1)
-    refused = not attempt.succeeded and any(word in attempt.said for word in _REFUSED)
+    # Integrity Policy Enforcement is asked before the loader reads the file, and says no more than that.
+    words = (*_REFUSED, "Permission denied") if _ipe_enforces(facts) else _REFUSED
+    refused = not attempt.succeeded and any(word in attempt.said for word in words)
     taken = attempt.succeeded or "Invalid module format" in attempt.said or "Exec format error" in attempt.said
     if not refused and not taken:
         check.cannot_tell(f"the loading of an unsigned module failed for another reason: {attempt.said!r}")
     check.holds(refused, expected="refused for want of a signature", seen=attempt.said or "it was loaded")
+
+
+def _ipe_enforces(facts: Facts) -> bool:
+    ipe = parse_ipe(facts.text(IPE))
+    return ipe is not None and ipe.enforces and bool(ipe.active)
 
 
 @pytest.mark.control("mod-signatures-valid")

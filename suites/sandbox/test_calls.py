@@ -40,7 +40,7 @@ TRIES = harmless_script(
     {
         NAMESPACE: f"{ORDINARY} unshare --user --map-root-user true",
         REDIRECT: (
-            f"for f in {_SETTINGS}; do if [ -e $f ] && "
+            f"{ORDINARY} true || exit; for f in {_SETTINGS}; do if [ -e $f ] && "
             f'{ORDINARY} sh -c ": >> $f" 2>/dev/null; then echo $f; exit 0; fi; done; echo refused; exit 1'
         ),
         TRACE: _TARGET,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from seatrial.check import Check
 from seatrial.evidence.cgroups import CGROUPS, parse_cgroups
-from seatrial.evidence.kernel import VULNERABILITIES, parse_vulnerabilities
+from seatrial.evidence.kernel import VULNERABILITIES, is_vulnerable, parse_vulnerabilities
 from seatrial.evidence.listeners import LISTENERS, parse_listeners
 from seatrial.evidence.mounts import MOUNTINFO, parse_mountinfo
 from seatrial.evidence.runtimes import (
@@ -17,6 +17,7 @@ from seatrial.evidence.runtimes import (
     below_floor,
     parse_runtime_versions,
     parse_sockets,
+    version_text,
 )
 from seatrial.evidence.settings import rule_holds, rule_text
 from seatrial.evidence.syscalls import MACHINE, parse_answers
@@ -135,7 +136,7 @@ def test_no_flaw_of_the_processor_is_open(facts: Facts, check: Check, boot: Boot
     """The kernel reports nothing as vulnerable; but for what an emulated processor lacks the means for."""
     found = parse_vulnerabilities(facts.text(VULNERABILITIES))
     lacks = () if boot.accelerator == "kvm" else EMULATION_LACKS
-    open_ones = [f"{n}: {state}" for n, state in found.items() if n not in lacks and state.startswith("Vulnerable")]
+    open_ones = [f"{n}: {state}" for n, state in found.items() if n not in lacks and is_vulnerable(state)]
     beside = f" beside {', '.join(lacks)}, which is the emulated processor's" if lacks else ""
     check.nothing(open_ones, expected=f"no flaw reported as vulnerable{beside}")
 
@@ -177,5 +178,5 @@ def test_container_runtimes_are_mended(facts: Facts, check: Check, flavour: Flav
         check.not_applicable("the image has no container runtime")
     for name, version in found.items():
         floor = below_floor(name, version, flavour.allowed("runtime-floors"))
-        shown = ".".join(map(str, version))
+        shown = version_text(version)
         check.holds(not floor, expected=f"{name} {floor or shown} or newer", seen=f"{name} {shown}")

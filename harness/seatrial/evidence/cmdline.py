@@ -16,9 +16,13 @@ _TRUE: Final = frozenset({"1", "y", "yes", "on", "true", "t"})
 
 @dataclass(frozen=True, slots=True)
 class Cmdline:
-    """Parameters as name and value; a bare word has the value None. ``-`` and ``_`` in names are one."""
+    """Parameters as name and value; a bare word has the value None. ``-`` and ``_`` in names are one.
+
+    ``for_init`` are those behind ``--``, which the kernel leaves alone. systemd does not: it reads the whole line.
+    """
 
     parameters: Sequence[tuple[str, str | None]]
+    for_init: Sequence[tuple[str, str | None]] = ()
 
     def values(self, name: str) -> list[str]:
         """Return all values that ``name`` was given, in order; a bare word counts as an empty value."""
@@ -37,12 +41,12 @@ class Cmdline:
         """Return the parameters that are in ``patterns``: ``name`` fits any value, ``name=value`` that one.
 
         Values of several choices (``mitigations=auto,nosmt``) fit when one of them does. A value that a later one
-        overrides counts as well: nobody ships a switch in order to undo it.
+        overrides counts as well, and so does one for init: nobody ships a switch in order to undo it.
         """
         found = []
         for pattern in patterns:
             name, equals, wanted = pattern.partition("=")
-            values = [value for known, value in self.parameters if _same(known) == _same(name)]
+            values = [v for known, v in (*self.parameters, *self.for_init) if _same(known) == _same(name)]
             for value in values:
                 if not equals or (value is not None and wanted.lower() in value.lower().split(",")):
                     found.append(name if value is None else f"{name}={value}")
@@ -58,12 +62,12 @@ def parse_cmdline(text: str) -> Cmdline:
     if len(lines) != 1 or not lines[0].strip():
         raise ObservationError(f"/proc/cmdline holds {len(lines)} line(s), expected one: {text[:200]!r}")
     found: list[tuple[str, str | None]] = []
-    for word in _words(lines[0]):
-        if word == "--":
-            break
+    words = _words(lines[0])
+    for word in words:
         name, equals, value = word.partition("=")
         found.append((name.strip('"'), value.replace('"', "") if equals else None))
-    return Cmdline(tuple(found))
+    end = words.index("--") if "--" in words else len(words)
+    return Cmdline(tuple(found[:end]), tuple(found[end + 1 :]))
 
 
 def _words(line: str) -> list[str]:

@@ -81,7 +81,7 @@ def parse_kconfig(text: str) -> KernelConfig:
             options[match[1]] = "n"
         elif not line.startswith("#"):
             raise ObservationError(f"{source} holds {line[:200]!r}, which is no kernel option")
-        elif (title := _TITLE.fullmatch(line)) and not release.startswith(title[1]):
+        elif (title := _TITLE.fullmatch(line)) and _series(title[1]) != _series(release):
             raise ObservationError(f"{source} is of kernel {title[1]!r}, but {release!r} is running")
     if len(options) < _FEWEST:
         raise ObservationError(
@@ -93,7 +93,8 @@ def parse_kconfig(text: str) -> KernelConfig:
 def broken_options(config: KernelConfig, alternatives: Sequence[Mapping[str, str]]) -> list[str]:
     """Return ``CONFIG_X=seen`` for each option that breaks the first alternative; nothing when one of them holds.
 
-    A wanted value ``y|m`` means one of the two.
+    A wanted value ``y|m`` means one of the two; ``not set`` means that the kernel has the option, and was built
+    without: what an option switches off is always on in a kernel that does not know it yet.
 
     :raises ConfigError: there is no alternative, or one that demands nothing.
     """
@@ -101,21 +102,35 @@ def broken_options(config: KernelConfig, alternatives: Sequence[Mapping[str, str
         raise ConfigError("a kconfig probe demands nothing")
     broken = [
         [
-            f"CONFIG_{name}={config.value(name)}"
+            f"CONFIG_{name}={config.value(name)}" if name in config.options else f"CONFIG_{name} absent"
             for name, want in one.items()
-            if config.value(name) not in want.split("|")
+            if not _holds(config, name, want)
         ]
         for one in alternatives
     ]
     return [] if [] in broken else broken[0]
 
 
+def _holds(config: KernelConfig, name: str, want: str) -> bool:
+    value = config.value(name)
+    return name in config.options and value == "n" if want == "not set" else value in want.split("|")
+
+
 def options_text(alternatives: Sequence[Mapping[str, str]]) -> str:
     """Return what is demanded in words for people."""
     each = (
-        ", ".join(f"CONFIG_{name}={want.replace('|', ' or ')}" for name, want in one.items()) for one in alternatives
+        ", ".join(
+            f"CONFIG_{name} is not set" if want == "not set" else f"CONFIG_{name}={want.replace('|', ' or ')}"
+            for name, want in one.items()
+        )
+        for one in alternatives
     )
     return "; or ".join(each)
+
+
+def _series(version: str) -> str:
+    """Return ``6.1`` of ``6.1.129``: Debian calls that kernel 6.1.0-32-amd64, and Ubuntu has numbers of its own."""
+    return ".".join(version.split(".")[:2])
 
 
 def _word(lines: Sequence[str], number: int, name: str) -> str:

@@ -10,10 +10,12 @@ from seatrial.errors import ObservationError
 
 __all__ = [
     "LOCKDOWN",
+    "RANDOM_STRUCTURES",
     "SYMBOLS",
     "TAINTED",
     "VULNERABILITIES",
     "chosen",
+    "is_vulnerable",
     "parse_vulnerabilities",
     "shown_symbols",
     "taint_reasons",
@@ -21,9 +23,10 @@ __all__ = [
 
 LOCKDOWN: Final = "cat /sys/kernel/security/lockdown"
 # What an ordinary user sees.
-SYMBOLS: Final = "setpriv --reuid=65534 --regid=65534 --clear-groups head -n 50 /proc/kallsyms"
+SYMBOLS: Final = "LC_ALL=C setpriv --reuid=65534 --regid=65534 --clear-groups head -n 50 /proc/kallsyms"
 TAINTED: Final = "cat /proc/sys/kernel/tainted"
 VULNERABILITIES: Final = "grep -s '' /sys/devices/system/cpu/vulnerabilities/*"
+RANDOM_STRUCTURES: Final = "randomised structures"
 _TAINT: Final = (
     "a proprietary module",
     "a module loaded by force",
@@ -42,22 +45,36 @@ _TAINT: Final = (
     "a soft lockup",
     "a live patch",
     "an auxiliary taint of the distribution",
-    "randomised structures",
+    RANDOM_STRUCTURES,
     "an in-kernel test",
     "a debug interface of firmware",
 )
 
 
-def shown_symbols(text: str) -> list[str]:
+def shown_symbols(text: str, complaint: str = "") -> list[str]:
     """Return the lines of the answer to :data:`SYMBOLS` that show an address instead of zeros.
 
-    :raises ObservationError: a line is no symbol.
+    :param complaint: what came on stderr: who may not read the file at all sees no address either.
+    :raises ObservationError: a line is no symbol, or there is none although nothing was forbidden.
     """
     lines = [line for line in text.split("\n") if line.strip()]
+    if not lines and not re.search(r"kallsyms\b.*: Permission denied", complaint):
+        raise ObservationError(
+            f"an ordinary user's /proc/kallsyms could not be read: {complaint.strip()[:200] or 'it is empty'}"
+        )
     odd = next((line for line in lines if not re.match(r"[0-9a-f]{8,16} [A-Za-z?] \S", line)), None)
     if odd is not None:
         raise ObservationError(f"/proc/kallsyms holds {odd[:200]!r}, which is no symbol")
     return [line for line in lines if line.split()[0].strip("0")]
+
+
+def is_vulnerable(state: str) -> bool:
+    """Return whether the kernel says of a flaw, or of a part of it, that it is open.
+
+    ``Mitigation: Retpolines; BHI: Vulnerable`` is open in a part (kernel, admin-guide/hw-vuln/spectre.rst);
+    ``SMT vulnerable`` is said of threads of one core, about which another control asks.
+    """
+    return re.search(r"\bVulnerable\b", state) is not None
 
 
 def chosen(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import Final
 
 from seatrial.errors import ObservationError
 
-__all__ = ["CYCLICTEST", "MODELS", "PREEMPT", "parse_cyclictest", "preemption_model"]
+__all__ = ["CYCLICTEST", "MODELS", "PREEMPT", "is_said_by_build_only", "parse_cyclictest", "preemption_model"]
 
 MODELS: Final = ("none", "voluntary", "lazy", "full", "rt")
 # debugfs is closed by lockdown; the kernel's own message and its command line tell the same.
@@ -24,9 +24,16 @@ CYCLICTEST: Final = (
 )
 
 
-def preemption_model(text: str) -> str:
+def is_said_by_build_only(text: str) -> bool:
+    """Return whether only the build configuration can tell: a kernel with one model that is none or voluntary."""
+    version, _, rest = text.partition("\n")
+    return not any(word.startswith("PREEMPT") for word in version.split()) and not rest.strip()
+
+
+def preemption_model(text: str, built: str = "") -> str:
     """Return the model of :data:`MODELS` that the running kernel uses, from the answer to :data:`PREEMPT`.
 
+    :param built: the model of the build, where :func:`is_said_by_build_only` holds.
     :raises ObservationError: the kernel does not say; nothing is assumed.
     """
     version, _, rest = text.partition("\n")
@@ -34,7 +41,7 @@ def preemption_model(text: str) -> str:
     if "PREEMPT_RT" in words:
         return "rt"
     chosen = re.search(r"\(([a-z]+)\)", rest) or re.search(r"Dynamic Preempt: ([a-z]+)", rest)
-    model = chosen[1] if chosen else ""
+    model = chosen[1] if chosen else built
     if not model and "PREEMPT_DYNAMIC" not in words:
         model = "full" if "PREEMPT" in words else "lazy" if "PREEMPT_LAZY" in words else ""
     if model not in MODELS:

@@ -24,10 +24,11 @@ LOADED: Final = "cat /proc/modules"
 SIGNATURES: Final = (
     'echo "loaded $(wc -l < /proc/modules)"; sed -n "s/.* asymmetri /trusted /p" /proc/keys; '
     "command -v modinfo >/dev/null || exit 127; modinfo $(cut -d' ' -f1 /proc/modules) 2>/dev/null | "
-    "grep -E '^(filename|signer|sig_key):'; echo 'the end'"
+    "grep -E '^(filename|sig_id|signer|sig_key):'; echo 'the end'"
 )
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _BARRED: Final = re.compile(r"install (/usr)?/bin/(false|true)\s*")
+_NOT_BY_ALIAS: Final = re.compile(r"by name (insmod /.*|install (/usr)?/bin/(false|true)\s*|modprobe: FATAL: .*)")
 _MISSING: Final = re.compile(r"modprobe: FATAL: Module \S+ not found in directory \S+")
 
 
@@ -38,6 +39,9 @@ def module_name(name: str) -> str:
 
 def dry_run_command(names: Iterable[str]) -> str:
     """Return the question what ``modprobe`` would do for each of ``names`` (modules or aliases); nothing is loaded.
+
+    Where it would do nothing and says nothing, the names behind the alias are asked for: a module may be loaded
+    already, or a ``blacklist`` keeps it from being loaded by an alias (modprobe.d(5)).
 
     :raises ConfigError: a name is none of a module.
     """
@@ -50,12 +54,15 @@ def dry_run_command(names: Iterable[str]) -> str:
         f"command -v modprobe >/dev/null || exit 127; for m in {' '.join(words)}; do "
         """echo "module $m"; o=$(modprobe -n -v "$m" 2>&1); s=$?; [ -z "$o" ] || printf '%s\\n' "$o"; """
         # modprobe believes its index: it does not look whether the file is there.
-        'f=${o##*insmod }; [ "$f" = "$o" ] || [ -e "${f%% *}" ] || echo "gone ${f%% *}"; echo "status $s"; done'
+        'f=${o##*insmod }; [ "$f" = "$o" ] || [ -e "${f%% *}" ] || echo "gone ${f%% *}"; '
+        'if [ -z "$o" ] && [ $s = 0 ]; then for r in $(modprobe -R "$m" 2>/dev/null); do '
+        'if grep -q "^$(echo "$r" | tr - _) " /proc/modules; then echo "loaded $r"; '
+        'else echo "by name $(modprobe -n -v "$r" 2>&1 | tail -n 1)"; fi; done; fi; echo "status $s"; done'
     )
 
 
 def parse_dry_runs(text: str) -> Mapping[str, str]:
-    """Return module to ``barred``, ``missing``, ``built-in`` or ``loadable``.
+    """Return module to ``barred``, ``missing``, ``built-in``, ``loaded`` or ``loadable``.
 
     :raises ObservationError: a block is not as :func:`dry_run_command` asks, or modprobe failed for another reason.
     """
@@ -78,8 +85,12 @@ def _meaning(name: str, said: str, status: int) -> str:
         raise ObservationError(f"modprobe could not tell about {name!r}: exit status {status}, {said[:200]!r}")
     if lines and lines[-1].startswith("gone "):
         return "missing"
-    if not lines or lines[-1].startswith("builtin "):
-        return "built-in"  # in the kernel, or loaded already: either way it is there
+    if any(line.startswith("loaded ") for line in lines):
+        return "loaded"
+    if lines and all(map(_NOT_BY_ALIAS.fullmatch, lines)):
+        return "barred"
+    if not lines or lines[-1].startswith(("builtin ", "by name")):
+        return "built-in"  # in the kernel: either way it is there
     return "barred" if _BARRED.fullmatch(lines[-1]) else "loadable"
 
 
@@ -113,14 +124,15 @@ class Signatures:
 def parse_signatures(text: str) -> Signatures:
     """Return what :data:`SIGNATURES` found; a module without a signature has an empty signer and key.
 
-    :raises ObservationError: a line is none, or the number of modules or the end is missing.
+    :raises ObservationError: a line is none, the number of modules or the end is missing, or the image's modinfo sees
+        that a module is signed and cannot read by whom.
     """
     first, *lines = text.rstrip("\n").split("\n")
     loaded = re.fullmatch(r"loaded ([0-9]{1,5})", first)
     if loaded is None or not lines or lines[-1] != "the end":
         raise ObservationError(f"the modules' signatures gave {text[:200]!r}, expected their number, and an end")
     found: dict[str, tuple[str, str]] = {}
-    trusted, name = [], ""
+    trusted, signed, name = [], [], ""
     for line in lines[:-1]:
         kind, _, rest = line.partition(" ")
         if kind == "trusted":
@@ -128,9 +140,17 @@ def parse_signatures(text: str) -> Signatures:
         elif kind == "filename:":
             name = rest.strip()
             found[name] = ("", "")
+        elif kind == "sig_id:" and name:
+            signed.append(name)
         elif kind in ("signer:", "sig_key:") and name:
             signer, key = found[name]
             found[name] = (rest.strip(), key) if kind == "signer:" else (signer, rest.strip())
         else:
             raise ObservationError(f"the modules' signatures hold {line[:200]!r}, which belongs to none")
+    if unread := [name for name in signed if not any(found[name])]:
+        raise ObservationError(
+            f"modinfo cannot read the signatures of {len(unread)} modules, the first {unread[0][:200]!r}: "
+            "it names neither signer nor key",
+            hint="kmod reads them only when it was built with OpenSSL (./configure --with-openssl)",
+        )
     return Signatures(int(loaded[1]), found, tuple(trusted))

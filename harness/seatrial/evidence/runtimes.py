@@ -9,7 +9,7 @@ from typing import Final
 
 from seatrial.errors import ConfigError, ObservationError
 
-__all__ = ["SOCKETS", "VERSIONS", "Socket", "below_floor", "parse_runtime_versions", "parse_sockets"]
+__all__ = ["SOCKETS", "VERSIONS", "Socket", "below_floor", "parse_runtime_versions", "parse_sockets", "version_text"]
 
 _PROGRAMS: Final = ("runc", "crun", "containerd", "dockerd", "podman")
 _PLACES: Final = (
@@ -68,11 +68,18 @@ def parse_runtime_versions(text: str) -> Mapping[str, Version]:
     found = {}
     for line in _until_the_end(text, "versions"):
         name, _, said = line.partition(" ")
-        match = re.search(r"(?<![0-9.])v?([0-9]{1,4})\.([0-9]{1,4})(?:\.([0-9]{1,4}))?", said)
+        match = re.search(r"(?<![0-9.])v?([0-9]{1,4})\.([0-9]{1,4})(?:\.([0-9]{1,4}))?(-(?:rc|beta|alpha)\b)?", said)
         if name not in _PROGRAMS or match is None:
             raise ObservationError(f"the list of runtimes holds {line[:200]!r}, which names no runtime's version")
-        found[name] = (int(match[1]), int(match[2]), int(match[3] or 0))
+        # What comes before a release is below it, and has no number of its own: 1.4.0-rc.2 counts as 1.4.-1.
+        found[name] = (int(match[1]), int(match[2]), int(match[3] or 0) - (1 if match[4] else 0))
     return found
+
+
+def version_text(version: Version) -> str:
+    """Return ``version`` for people; what comes before a first release is said to."""
+    major, minor, patch = version
+    return f"{major}.{minor}.{patch}" if patch >= 0 else f"{major}.{minor}.0, not yet released"
 
 
 def below_floor(name: str, version: Version, floors: Iterable[str]) -> str:

@@ -61,11 +61,16 @@ def sysctls_command(paths: Iterable[str]) -> str:
 def parse_sysctls(text: str) -> Mapping[str, str]:
     """Return path to value (``kernel/sysrq`` to ``0``), blanks as single spaces, lines joined by a space.
 
-    :raises ObservationError: a line is none, or the end is missing.
+    :raises ObservationError: a line is none, there is none, or the end is missing.
     """
     lines = text.rstrip("\n").split("\n")
     if lines[-1] != "the end":
         raise ObservationError(f"the list of kernel parameters was cut off: it ends with {lines[-1][:200]!r}")
+    if len(lines) == 1:
+        raise ObservationError(
+            "the list of kernel parameters is empty",
+            hint="the question needs GNU grep: busybox's knows no --exclude-dir",
+        )
     values: dict[str, list[str]] = {}
     for line in lines[:-1]:
         path, colon, value = line.partition(":")
@@ -127,8 +132,12 @@ def interfaces(running: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def is_without_ipv6(running: Mapping[str, str]) -> bool:
-    """Return whether the kernel that answered :data:`NETWORK_SYSCTLS` has no IPv6 at all, or left it off."""
-    return not any(path.startswith("net/ipv6/") for path in running)
+    """Return whether the kernel that answered :data:`NETWORK_SYSCTLS` has no IPv6 at all, or has it off everywhere.
+
+    ``disable_ipv6`` of every interface, and of those to come, is what benchmarks have people set (ip-sysctl.rst).
+    """
+    off = [running[path] for path in matching_paths("net/ipv6/conf/*/disable_ipv6", running)]
+    return not any(path.startswith("net/ipv6/") for path in running) or (bool(off) and set(off) == {"1"})
 
 
 def parse_sysctl_d(text: str) -> Mapping[str, str]:
