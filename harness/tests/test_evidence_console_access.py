@@ -50,7 +50,12 @@ def test_other_variables_open_nothing(value: str) -> None:
 
 def test_a_masked_unit_gives_no_shell() -> None:
     masked = "\n\n".join(f"Environment=\nId={name}.service\nLoadState=masked" for name in ("rescue", "emergency"))
-    assert [mode.open_doors() for mode in parse_rescue(f"{masked}\n")] == [[], []]
+    assert [mode.open_doors() for mode in parse_rescue(f"{masked}\n\nId=manager\nEnvironment=\n")] == [[], []]
+
+
+def test_a_variable_of_the_manager_reaches_both_units() -> None:
+    modes = parse_rescue(HEALTHY.replace("LANG=C.UTF-8", "SYSTEMD_SULOGIN_FORCE=true"))
+    assert [len(mode.open_doors()) for mode in modes] == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -100,6 +105,12 @@ def test_every_configuration_of_grub_is_kept_apart() -> None:
     loader = parse_loader("grub\nsuperusers\npassword\ngrub\nsuperusers\nthe end\n")
     assert [sorted(words) for words in loader.grubs] == [["password", "superusers"], ["superusers"]]
     assert not loader.is_systemd_boot
+
+
+def test_a_configuration_that_only_leads_to_another_is_no_menu_of_its_own() -> None:
+    debian = parse_loader("grub\nsuperusers\npassword\ngrub\nstub\nby grub\nthe end\n")
+    assert (len(debian.grubs), debian.by_grub) == (1, True)
+    assert [sorted(words) for words in parse_loader("grub\nstub\nthe end\n").grubs] == [["stub"]]
 
 
 @pytest.mark.parametrize("text", ["", "esp\n", "the end", "superusers\nthe end\n", "what\nthe end\n"])

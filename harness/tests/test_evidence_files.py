@@ -49,6 +49,27 @@ def test_each_local_file_system_is_walked_once_and_others_never() -> None:
 
 
 @pytest.mark.parametrize(
+    ("lines", "trees"),
+    [
+        (["0:30 /root /", "0:30 /home /home", "0:30 /var /var"], ("/", "/home", "/var")),
+        (["254:0 / /", "253:5 /var /var", "253:5 /home /home", "253:5 /var/a /var/a"], ("/", "/home", "/var")),
+        (["253:4 /ostree/deploy/x /", "253:4 / /sysroot"], ("/",)),
+    ],
+    ids=["subvolumes of btrfs", "pieces of one disk below another", "the whole disk below a part of it"],
+)
+def test_no_part_of_the_image_is_left_out(lines: list[str], trees: tuple[str, ...]) -> None:
+    """Only what the walk of its parent enters: on btrfs find(1) stops at each subvolume."""
+    kind = {"0:30": "btrfs", "254:0": "erofs"}
+    text = "".join(f"{n} 1 {line} rw - {kind.get(line.split()[0], 'ext4')} /dev/x rw\n" for n, line in enumerate(lines))
+    assert local_trees(parse_mountinfo(text)) == trees
+
+
+def test_a_root_that_lies_elsewhere_is_an_error() -> None:
+    with pytest.raises(ObservationError, match="virtiofs"):
+        local_trees(parse_mountinfo("1 0 0:30 / / rw - virtiofs root rw\n2 1 0:31 / /tmp rw - tmpfs tmpfs rw\n"))
+
+
+@pytest.mark.parametrize(
     ("path", "target"),
     [("/var/tmp", "/var/tmp"), ("/var", "/"), ("/boot", "/boot"), ("/tmpfs", "/"), ("/usr/bin", "/usr")],
 )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from seatrial.errors import ObservationError
-from seatrial.evidence.mounts import beneath_extensions, mount_at, parse_mountinfo, parse_swaps
+from seatrial.evidence.mounts import beneath_extensions, block_number, mount_at, parse_mountinfo, parse_swaps
 from suite_bench import recorded
 
 LINE = "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue"
@@ -24,6 +24,21 @@ def test_optional_fields_may_be_none_or_many() -> None:
     for fields in ("", "shared:1 ", "shared:1 master:2 unbindable "):
         (mount,) = parse_mountinfo(LINE.replace("master:1 ", fields) + "\n")
         assert (mount.root, mount.target, mount.kind) == ("/mnt1", "/mnt2", "ext3")
+
+
+def test_btrfs_lies_on_the_disk_that_it_names() -> None:
+    line = "70 64 0:29 / /usr ro - btrfs /dev/mapper/usr ro"
+    (usr,) = parse_mountinfo(line)
+    asked: list[str] = []
+    assert usr.is_on_disk
+    assert block_number(usr, lambda question: asked.append(question) or "254:0\n") == "254:0"  # type: ignore[func-returns-value]
+    assert "/dev/mapper/usr" in asked[0]
+    with pytest.raises(ObservationError, match="no device number"):
+        block_number(usr, lambda _question: "")
+    (plain,) = parse_mountinfo(LINE)
+    assert block_number(plain, lambda _question: "not asked") == "98:0"
+    (memory,) = parse_mountinfo("1 0 0:22 / /tmp rw - tmpfs tmpfs rw")
+    assert not memory.is_on_disk
 
 
 def test_octal_numbers_are_characters() -> None:

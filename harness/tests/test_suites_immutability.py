@@ -173,6 +173,7 @@ DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
             "imm-verity-active",
             "imm-verity-hash-matches",
             "imm-verity-hash-algorithm",
+            "imm-verity-corruption-mode",
             "imm-verity-whole-device",
             "imm-lower-device-claimed",
             "imm-verity-corruption-detected",
@@ -297,6 +298,11 @@ DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
         edit(STATE.MACHINE_ID, "written 1795476009", "written 1795000000"),
         {"imm-machine-id-empty"},
     ),
+    "D-Bus's machine id came with the image": (
+        edit(STATE.MACHINE_ID, "btime ", "dbus 1795000000\nbtime "),
+        {"imm-machine-id-empty"},
+    ),
+    "sulogin is forced for every unit": (edit(RESCUE, "LANG=", "SYSTEMD_SULOGIN_FORCE=1 LANG="), {"ib-emergency-auth"}),
     "no machine id": (edit(STATE.MACHINE_ID, "id 7e2abc5c41684ecd805358c8b9968e4a", "id "), {"imm-machine-id-empty"}),
 }
 

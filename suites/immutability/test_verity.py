@@ -19,7 +19,7 @@ from seatrial.evidence.flipped import (
     parse_read_back,
     read_back_script,
 )
-from seatrial.evidence.mounts import MOUNTINFO, Mount, beneath_extensions, mount_at, parse_mountinfo
+from seatrial.evidence.mounts import MOUNTINFO, Mount, beneath_extensions, block_number, mount_at, parse_mountinfo
 from seatrial.evidence.verity import Verity, device_command, parse_device, root_hashes
 from seatrial.guest.facts import Facts
 
@@ -57,10 +57,14 @@ def _tried(host: Host, facts: Facts, commands: Mapping[str, str]) -> tuple[Attem
 
 def _device(facts: Facts, check: Check) -> Verity:
     mount = _usr_mount(facts)
-    if mount.device.startswith("0:"):
+    if not mount.is_on_disk:
         check.holds(False, expected="/usr on a block device", seen=f"{mount.kind} at {mount.target} has none")
         return _NO_DEVICE
-    return parse_device(facts.text(device_command(mount.device)))
+    return parse_device(facts.text(device_command(_number(facts))))
+
+
+def _number(facts: Facts) -> str:
+    return block_number(_usr_mount(facts), facts.text)
 
 
 _NO_DEVICE = Verity(
@@ -120,6 +124,9 @@ def test_hash_is_strong(facts: Facts, check: Check) -> None:
 def test_corruption_is_never_ignored(facts: Facts, check: Check) -> None:
     """Neither the device nor the command line tells verity to look away."""
     device = _device(facts, check)
+    check.holds(
+        device.is_verity, expected="dm-verity behind /usr", seen=", ".join(device.targets) or "no mapped device"
+    )
     weak = [option for option in device.options if option in WEAK_OPTIONS]
     check.nothing(weak, expected=f"a device without {', '.join(WEAK_OPTIONS)}")
     said = parse_cmdline(facts.text(CMDLINE)).matching(WEAK_WORDS)
@@ -170,14 +177,14 @@ def test_root_cannot_write_to_the_device(host: Host, facts: Facts, check: Check)
     if not device.name:
         check.holds(False, expected="a mapped device behind /usr", seen=f"{mount.source}: not mapped, so not tried")
         return
-    attempts = _tried(host, facts, device_attempts(mount.device))
+    attempts = _tried(host, facts, device_attempts(_number(facts)))
     for attempt in attempts:
         refused = not attempt.succeeded and any(
             word in attempt.said for word in ("Operation not permitted", "Read-only", "Permission denied")
         )
         seen = "it worked (with the same bytes)" if attempt.succeeded else attempt.said
         check.holds(refused, expected=f"{attempt.what}: not permitted", seen=f"{attempt.what}: {seen}")
-    after = parse_device(host.run(device_command(mount.device)).stdout)
+    after = parse_device(host.run(device_command(_number(facts))).stdout)
     check.holds(after == device, expected="the device as it was before", seen=f"after the attempts: {after}")
 
 
@@ -211,7 +218,7 @@ def test_changed_block_is_noticed(guest: Session, check: Check) -> None:
     if not device.is_verity:
         check.holds(False, expected="verity, which notices a changed block", seen="no verity behind /usr")
         return
-    mapped, boot_id = _usr_mount(guest.facts).device, guest.facts.text(BOOT_ID)
+    mapped, boot_id = _number(guest.facts), guest.facts.text(BOOT_ID)
     flipped = parse_flipped(_said(guest.host, flip_script(device, mapped, boot_id=boot_id), check))
     if _is_impossible(flipped, check):
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -106,16 +106,35 @@ def backing_mount(mounts: Sequence[Mount], path: str) -> Mount:
     return best
 
 
-def local_trees(mounts: Sequence[Mount]) -> tuple[str, ...]:
-    """Return one mount point for each local file system that can hold files of the image, widest subtree first."""
-    best: dict[str, Mount] = {}
-    for mount in mounts:
-        if _NOT_WALKED.fullmatch(mount.kind) or backing_mount(mounts, mount.target) != mount:
-            continue
-        known = best.get(mount.device)
-        if known is None or len(mount.root) < len(known.root):
-            best[mount.device] = mount
-    return tuple(sorted(mount.target for mount in best.values()))
+def local_trees(mounts: Sequence[Mount], *, without: Collection[str] = ()) -> tuple[str, ...]:
+    """Return the mount points from which walks that stay on their file system see every file of the image.
+
+    :param without: kinds of file system that are left out.
+    :raises ObservationError: the root file system is of a kind that is not walked.
+    """
+    seen = [
+        mount.target
+        for mount in mounts
+        if not _NOT_WALKED.fullmatch(mount.kind)
+        and mount.kind not in without
+        and backing_mount(mounts, mount.target) == mount
+        and not _is_entered(mount, mounts)
+    ]
+    if "/" not in seen:
+        raise ObservationError(
+            f"the root file system is {backing_mount(mounts, '/').kind}, which is not looked through: it is elsewhere"
+        )
+    return tuple(sorted(set(seen)))
+
+
+def _is_entered(mount: Mount, mounts: Sequence[Mount]) -> bool:
+    """Return whether the walk of what ``mount`` lies in enters it: another part of the same file system.
+
+    On btrfs each subvolume has a device number of its own, whatever mountinfo says.
+    """
+    if mount.target == "/" or mount.kind == "btrfs":
+        return False
+    return backing_mount(mounts, mount.target.rpartition("/")[0] or "/").device == mount.device
 
 
 def audit_command(trees: Sequence[str]) -> str:
@@ -132,7 +151,7 @@ def audit_command(trees: Sequence[str]) -> str:
         r"\( $group \)",
         "-type f -size +0 -path '*/authorized_keys*'",
         # What is cheap comes first: an emulated processor compares paths slowly.
-        rf"\( -perm -0020 -o ! -user 0 \) ! -type l \( {system} \)",
+        rf"\( -perm -0020 -o ! -user 0 \) ! -type l \( {system} -o -path '/etc/*' \)",
     )
     roots = " ".join(shlex.quote(tree) for tree in trees)
     newline = shlex.quote("*\n*")

@@ -29,22 +29,24 @@ _PLACES: Final = (
     "/var/lib/waagent/*.xml",
     "/var/lib/waagent/provisioned",
     "/var/lib/hyperv/.kvp_pool_*",
-    "/var/log/journal/*",
-    "/etc/iscsi/initiatorname.iscsi",
+    f"/var/log/journal/{'[0-9a-f]' * 32}",
     "/etc/nvme/hostid",
     "/etc/nvme/hostnqn",
     "/etc/udev/rules.d/70-persistent-net.rules",
     "/etc/.ignition-result.json",
     "/etc/.flatcar-provisioned",
     "/var/lib/kubelet/pki/*",
-    "/var/lib/containerd/io.containerd.metadata.v1.bolt/meta.db",
     "/var/lib/docker/engine-id",
     "/etc/docker/key.json",
 )
+_ISCSI: Final = "/etc/iscsi/initiatorname.iscsi"
 # Birth is "-", "?" or 0 where nobody knows it; a file's own times cannot be younger than its birth by accident.
 INSTANCE_STATE: Final = (
     f'for f in {" ".join(_PLACES)}; do if [ -e "$f" ] || [ -h "$f" ]; then '
-    "stat -c '%Y %W %n' \"$f\" | head -n 1; fi; done; grep '^btime ' /proc/stat"
+    "stat -c '%Y %W %n' \"$f\" | head -n 1; fi; done; "
+    # Debian's package brings a line that has each machine make a name of its own.
+    f'f={_ISCSI}; if grep -qs "^InitiatorName=" $f; then stat -c "%Y %W %n" $f; fi; '
+    "grep '^btime ' /proc/stat"
 )
 _STAMP: Final = re.compile(r"([0-9]{1,15}) ([0-9]{1,15}|[-?]|W|%W) (/.*)")
 

@@ -31,12 +31,14 @@ _LOGS: Final = (
 )  # fmt: skip
 # Anybody may have written these; programs and libraries are read by name only.
 _WRITTEN: Final = ("/etc", "/root", "/home", "/opt", "/srv", "/var", "/usr/local")
-_KEY_NAMES: Final = ("*.pem", "*.key", "*.p12", "*.pfx", "*.jks")
+_KEY_NAMES: Final = ("*.pem", "*.key")
+# What is in them cannot be seen from outside, and is a private key nearly always.
+_KEY_STORES: Final = ("*.p12", "*.pfx", "*.jks")
 _SECRETS: Final = (
-    "^-----BEGIN ([A-Z0-9]+ )*PRIVATE KEY", "(^|[^A-Z0-9])AKIA[0-9A-Z]{16}([^0-9A-Z]|$)",
+    "(^|[[:space:]\"'])-----BEGIN ([A-Z0-9]+ )*PRIVATE KEY", "(^|[^A-Z0-9])AKIA[0-9A-Z]{16}([^0-9A-Z]|$)",
     "AccountKey=[A-Za-z0-9+/]{60,}",
 )  # fmt: skip
-# The guest's own, made at its first boot; that they were is another control's.
+# The guest's own, made at its first boot, also where /etc is an overlay; that they were is another control's.
 _OWN_KEYS: Final = "/etc/ssh/ssh_host_*_key"
 
 
@@ -50,7 +52,7 @@ class Names:
 
 def disk_trees(mounts: Sequence[Mount]) -> tuple[str, ...]:
     """Return one mount point for each file system of the image: what is in memory was made by this boot."""
-    return local_trees([mount for mount in mounts if mount.kind not in _MEMORY])
+    return local_trees(mounts, without=_MEMORY)
 
 
 def names_command(trees: Sequence[str]) -> str:
@@ -69,14 +71,14 @@ def names_command(trees: Sequence[str]) -> str:
 
 def residue_command(trees: Sequence[str]) -> str:
     """Return the walks over ``trees`` that find credentials, private keys, repositories, and remains of a build."""
-    names = _any("-name", (*_REPOSITORIES, *_CREDENTIALS, *_BUILD))
+    names = _any("-name", (*_REPOSITORIES, *_CREDENTIALS, *_KEY_STORES, *_BUILD))
     secrets = " ".join(f"-e {shlex.quote(pattern)}" for pattern in _SECRETS)
     written = " -o ".join(f"-path '{folder}/*'" for folder in _WRITTEN)
     return (
         f"find {_roots(trees)} -xdev \\( -path {_WITNESS} -exec echo walked {{}} \\; -o {names} -print "
         f"-o {_any('-path', _LOGS)} -print -o -path '/root/[!.]*' -prune -print \\); "
         f"find {_roots(trees)} -xdev -type f -size -128 \\( {written} -o {_any('-name', _KEY_NAMES)} \\) "
-        f"! -path '{_OWN_KEYS}' -exec grep -lasE {secrets} {{}} +; true"
+        f"! -path '{_OWN_KEYS}' ! -path '*/upper/ssh/ssh_host_*_key' -exec grep -lasE {secrets} {{}} +; true"
     )
 
 

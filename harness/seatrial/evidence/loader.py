@@ -11,7 +11,9 @@ from seatrial.evidence.systemd import FALSE, TRUE
 __all__ = ["LOADER", "Loader", "parse_loader"]
 
 _ESP: Final = "/efi /boot /boot/efi"
-_GRUB: Final = "/boot/grub/grub.cfg /boot/grub2/grub.cfg /boot/efi/EFI/*/grub.cfg /efi/EFI/*/grub.cfg"
+_GRUB: Final = (
+    "/boot/grub/grub.cfg /boot/grub2/grub.cfg /boot/EFI/*/grub.cfg /boot/efi/EFI/*/grub.cfg /efi/EFI/*/grub.cfg"
+)
 _NAME: Final = "/sys/firmware/efi/efivars/LoaderInfo-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 # LoaderInfo: four bytes of attributes, then UTF-16 (Boot Loader Interface, systemd). On efivarfs nobody can seek.
 LOADER: Final = (
@@ -20,9 +22,14 @@ LOADER: Final = (
     '[ ! -f $f ] || sed -n "s/^[[:blank:]]*editor[[:blank:]]\\{1,\\}/editor /p" $f | head -n 20; fi; done; '
     f"for f in {_GRUB}; do if [ -f $f ]; then echo 'grub'; "
     "grep -q '^[[:blank:]]*set superusers=' $f && echo 'superusers'; "
-    "grep -Eq '^[[:blank:]]*password_pbkdf2[[:blank:]]' $f && echo 'password'; "
+    # A hash: Fedora's menus name a variable in any case, which user.cfg has to set.
+    "grep -Eq '^[[:blank:]]*password_pbkdf2[[:blank:]]+[^[:blank:]]+[[:blank:]]+[^[:blank:]]?grub\\.pbkdf2\\.' $f "
+    "&& echo 'password'; "
+    # What grub-install puts on the ESP: no menu, only the way to one.
+    "grep -Eq '^[[:blank:]]*configfile[[:blank:]]' $f && ! grep -Eq '^[[:blank:]]*(menuentry|blscfg)' $f "
+    "&& echo 'stub'; "
     "u=${f%/*}/user.cfg; [ -f $u ] && grep -q 'GRUB2_PASSWORD' $f && grep -q '^GRUB2_PASSWORD=grub\\.pbkdf2\\.' $u "
-    "&& echo 'password'; fi; done; echo 'the end'"
+    "&& echo 'password'; fi; done; grep -q '\\bBOOT_IMAGE=' /proc/cmdline && echo 'by grub'; echo 'the end'"
 )
 
 
@@ -31,13 +38,15 @@ class Loader:
     """The loader's name for itself ("" when it gives none), and what its configuration says.
 
     ``editor`` holds every value of systemd-boot's switch, the last of which wins; ``grubs`` are GRUB's configurations,
-    each with the words ``superusers`` and ``password`` when it has them.
+    each with the words ``superusers`` and ``password`` when it has them; one that only leads to another is left out
+    where there is another. ``by_grub`` is whether the kernel was told BOOT_IMAGE, which GRUB always does.
     """
 
     name: str
     esp_seen: bool
     editor: tuple[str, ...]
     grubs: tuple[frozenset[str], ...]
+    by_grub: bool
 
     @property
     def is_systemd_boot(self) -> bool:
@@ -61,7 +70,7 @@ def parse_loader(text: str) -> Loader:
 
     :raises ObservationError: a line is none of that answer, or it was cut.
     """
-    name, esp_seen, editor, grubs = "", False, list[str](), list[set[str]]()
+    name, esp_seen, editor, grubs, by_grub = "", False, list[str](), list[set[str]](), False
     lines = text.split("\n")
     if lines[-2:] != ["the end", ""]:
         raise ObservationError(f"the answer about the boot loader ends with {text[-100:]!r}, expected 'the end'")
@@ -75,8 +84,13 @@ def parse_loader(text: str) -> Loader:
             editor.append(rest.strip())
         elif line == "grub":
             grubs.append(set())
-        elif line in {"superusers", "password"} and grubs:
+        elif line == "by grub":
+            by_grub = True
+        elif line in {"superusers", "password", "stub"} and grubs:
             grubs[-1].add(line)
         else:
             raise ObservationError(f"the answer about the boot loader has the line {line[:200]!r}")
-    return Loader(name=name, esp_seen=esp_seen, editor=tuple(editor), grubs=tuple(map(frozenset, grubs)))
+    menus = [words for words in grubs if "stub" not in words] or grubs
+    return Loader(
+        name=name, esp_seen=esp_seen, editor=tuple(editor), grubs=tuple(map(frozenset, menus)), by_grub=by_grub
+    )

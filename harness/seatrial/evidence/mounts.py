@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from seatrial.errors import ObservationError
 
-__all__ = ["MOUNTINFO", "SWAPS", "Mount", "beneath_extensions", "mount_at", "parse_mountinfo", "parse_swaps"]
+__all__ = [
+    "MOUNTINFO",
+    "SWAPS",
+    "Mount",
+    "beneath_extensions",
+    "block_number",
+    "mount_at",
+    "parse_mountinfo",
+    "parse_swaps",
+]
 
 MOUNTINFO: Final = "cat /proc/self/mountinfo"
 SWAPS: Final = "cat /proc/swaps"
@@ -33,6 +43,11 @@ class Mount:
     def is_writable(self) -> bool:
         """Return whether files on it can be changed."""
         return "ro" not in self.options and "ro" not in self.super_options
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Return whether a block device holds it. btrfs has an anonymous device number, and names its disk."""
+        return not self.device.startswith("0:") or self.source.startswith("/dev/")
 
     @property
     def extensions(self) -> frozenset[str]:
@@ -85,6 +100,22 @@ def _plain(text: str) -> str:
 def mount_at(mounts: Sequence[Mount], target: str) -> Mount | None:
     """Return what is seen at ``target``: the last of several mounts hides the others; None when nothing is mounted."""
     return next((mount for mount in reversed(mounts) if mount.target == target), None)
+
+
+def block_number(mount: Mount, ask: Callable[[str], str]) -> str:
+    """Return the number of the block device that holds ``mount`` (``254:0``), asking for it where btrfs hides it.
+
+    :param ask: takes a question and returns what it wrote to stdout.
+    :raises ObservationError: the number is none, or no block device holds it (see :attr:`Mount.is_on_disk`).
+    """
+    if not mount.device.startswith("0:"):
+        return mount.device
+    number = ask(f'f=$(readlink -f {shlex.quote(mount.source)}) && cat "/sys/class/block/${{f##*/}}/dev"').strip()
+    if not re.fullmatch(r"[0-9]{1,9}:[0-9]{1,9}", number):
+        raise ObservationError(
+            f"{mount.source[:200]!r} at {mount.target} gave {number[:200]!r}, which is no device number"
+        )
+    return number
 
 
 def beneath_extensions(mounts: Sequence[Mount], target: str) -> Mount | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from seatrial.errors import ObservationError
@@ -13,7 +13,9 @@ from seatrial.evidence.systemd import TRUE, parse_show
 __all__ = ["RESCUE", "RescueMode", "parse_rescue"]
 
 RESCUE: Final = (
-    "systemctl show --no-pager -p Id -p LoadState -p ExecStart -p Environment emergency.service rescue.service"
+    "systemctl show --no-pager -p Id -p LoadState -p ExecStart -p Environment emergency.service rescue.service && "
+    # What the manager hands to every unit (DefaultEnvironment= of systemd-system.conf(5), systemd.setenv=).
+    "echo && echo Id=manager && systemctl show --no-pager -p Environment"
 )
 _SULOGIN: Final = frozenset({"sulogin", "systemd-sulogin-shell"})
 _COMMAND: Final = re.compile(r"\{ path=(\S+) ; argv\[\]=(.*?) ; (?:ignore_errors|flags)=")
@@ -42,12 +44,17 @@ def parse_rescue(text: str) -> Sequence[RescueMode]:
 
     :raises ObservationError: a unit is missing, or one that is loaded starts nothing that can be read.
     """
-    found = [_mode(block) for block in re.split(r"\n{2,}", text.strip("\n")) if block]
+    *blocks, manager = re.split(r"\n{2,}", text.strip("\n"))
+    found = [_mode(block) for block in blocks if block]
     if {mode.unit for mode in found} != {"emergency.service", "rescue.service"}:
         raise ObservationError(
             f"systemctl told of {[mode.unit for mode in found]!r}, expected emergency and rescue mode"
         )
-    return found
+    name, _newline, environment = manager.partition("\n")
+    if name != "Id=manager":
+        raise ObservationError(f"systemctl told {manager[:200]!r} last, expected the service manager's environment")
+    forced = _is_forced(parse_show(environment).get("Environment", ""))
+    return [replace(mode, is_forced=mode.is_forced or forced) for mode in found]
 
 
 def _mode(block: str) -> RescueMode:
@@ -59,9 +66,13 @@ def _mode(block: str) -> RescueMode:
     unit, is_there = shown.get("Id", ""), shown.get("LoadState") == "loaded"
     if is_there and (not commands or not all(commands)):
         raise ObservationError(f"{unit[:100]} starts {starts!r}, which cannot be read"[:600])
-    words = (word.strip("\"'").partition("=") for word in shown.get("Environment", "").split())
-    is_forced = any(name == "SYSTEMD_SULOGIN_FORCE" and value.lower() in TRUE for name, _equals, value in words)
+    is_forced = _is_forced(shown.get("Environment", ""))
     return RescueMode(unit=unit, is_there=is_there, commands=commands, is_forced=is_forced)
+
+
+def _is_forced(environment: str) -> bool:
+    words = (word.strip("\"'").partition("=") for word in environment.split())
+    return any(name == "SYSTEMD_SULOGIN_FORCE" and value.lower() in TRUE for name, _equals, value in words)
 
 
 def _is_open(command: Sequence[str]) -> bool:

@@ -85,6 +85,11 @@ def parse_device(text: str) -> Verity:
     verity = tables[0][2] if len(tables) == 1 and tables[0][1] == "verity" else []
     if verity and len(verity) < 10:
         raise ObservationError(f"dmsetup gave the verity table {fields['table'][0][:200]!r}, which is cut off")
+    if any(fields["name"]) and not tables:
+        raise ObservationError(
+            f"the device mapper knows {fields['name']!r}, and dmsetup gave no table of it",
+            hint="the image needs dmsetup to show what verity does",
+        )
     states = [_target(line) for line in fields["status"]]
     return Verity(
         name="".join(fields["name"]),
