@@ -30,8 +30,10 @@ def questions(modules: Mapping[str, ModuleType]) -> dict[str, str]:
         elf.LOADED: "loaded",
         randomness.MAPS: "maps",
         binaries._FORMATS: "formats",
+        modules["test_firewall"]._LEGACY_TABLES: "legacy-tables",
         units._DESKTOP_PROGRAMS: "desktops",
         units._DEFAULT_TARGET: "default-target",
+        units._CATCH_ALL: "last-preset",
         units._EXPOSURE: "exposure",
         units._FAULTS: "unit-faults",
         units._OWNERS: "owners",
@@ -55,6 +57,7 @@ def questions(modules: Mapping[str, ModuleType]) -> dict[str, str]:
         crypto._TLS_LIBRARY: "tls-library",
         crypto._BUNDLE: "authorities",
         crypto._ANCHORS: "anchors",
+        crypto._ADDED: "added",
         crypto._NOW: "now",
         crypto._SEEDED: "seeded",
         crypto._SWITCHED: "switched",
@@ -163,6 +166,11 @@ DEFECTS: list[tuple[str, str, Edit]] = [
     ("svc-mta-local", "listeners", add('tcp LISTEN 0 1 0.0.0.0:25 0.0.0.0:* users:(("sshd",pid=9,fd=3))')),
     ("svc-enabled-allowlist", "unit-files", add("vendor-agent.service enabled enabled")),
     ("svc-enabled-allowlist", "unit-files", add("vendor-agent.socket generated -")),
+    (
+        "svc-enabled-allowlist",
+        "unit-files",
+        add("agent.service static -", "pulled-in /etc/systemd/system/multi-user.target.wants/agent.service"),
+    ),
     ("svc-offline-exposure", "exposure", sub('("systemd-journald.service","exposure":)"[0-9.]*"', r'\1"9.2"')),
     ("svc-units-valid", "unit-faults", lambda text: f"/etc/systemd/system/x.service:3: Unknown key\n{text}"),
     ("svc-time-sync", "units", sub("^(systemd-timesyncd.service loaded) active", r"\1 inactive")),
@@ -186,6 +194,7 @@ DEFECTS: list[tuple[str, str, Edit]] = [
     ("log-audit-rules-modules", "audit-rules", sub("finit_module", "getpid")),
     ("log-audit-rules-priv", "audit-rules", sub("^.*path=/usr/bin/su .*\n", "")),
     ("log-audit-rules-priv", "audit-rules", sub("exit=-EPERM", "exit=-ENOENT")),
+    ("log-audit-boot", "cmdline", sub(" audit=1", " audit=off")),
     ("log-audit-immutable", "audit-status", sub("^enabled 2", "enabled 1")),
     ("log-audit-full-action", "auditd", sub("^disk_full_action.*", "disk_full_action = ignore")),
     ("log-audit-full-action", "auditd", sub("^max_log_file = .*\n", "")),
@@ -193,7 +202,7 @@ DEFECTS: list[tuple[str, str, Edit]] = [
     ("log-file-integrity-tool", "verity", lambda _text: "CRYPT-LUKS2-7d6a-root\n"),
     ("mac-no-unconfined-services", "labels", add("program 99 /usr/sbin/unix_chkpwd", "label 99 unconfined")),
     ("mac-no-unconfined-services", "labels", add("program 9 /x", "label 9 system_u:x:unconfined_service_t:s0")),
-    ("mac-no-denials-at-boot", "denials", lambda text: f'audit: type=1400 apparmor="DENIED" operation="open"\n{text}'),
+    ("mac-no-denials-at-boot", "denials", sub("end", 'audit: type=1400 apparmor="DENIED" operation="open"\nend')),
     ("mac-apparmor-enforced", "lax-profiles", add("/etc/apparmor.d/disable/unix-chkpwd")),
     ("mac-apparmor-enforced", "units", sub("^(apparmor.service loaded) active", r"\1 inactive")),
     ("mac-apparmor-enforced", "cmdline", sub("$", " apparmor=0")),
@@ -206,9 +215,14 @@ DEFECTS: list[tuple[str, str, Edit]] = [
     ("crypt-openssl-tls", "tls-program", add("now RC4-MD5 SSLv3 Kx=RSA Au=RSA Enc=RC4(128) Mac=MD5")),
     ("crypt-ca-valid", "anchors", add("/usr/local/share/ca-certificates/corp.crt")),
     ("crypt-ca-valid", "now", lambda _text: "2400000000\n"),
+    ("crypt-ca-valid", "added", lambda text: f"MIIBqDCCAU2gAwIBAgIUX\n{text}"),
+    ("crypt-openssl-tls", "tls-config", add("/etc/ssl/openssl.cnf:MinProtocol = None")),
+    ("crypt-openssl-tls", "tls-program", lambda text: f"version OpenSSL 1.1.1w  11 Sep 2023\n{text}"),
     ("crypt-rng", "seeded", lambda _text: "9000.5\n"),
     ("crypt-random-seed-not-shared", "seeds", add("1000000000 /var/lib/urandom/random-seed")),
-    ("crypt-swap-encrypted", "swap", lambda text: f"/dev/vda3 vda3 \n{text}"),
+    ("crypt-swap-encrypted", "swap", lambda text: f"/dev/vda3 vda3 ,\n{text}"),
+    ("crypt-swap-encrypted", "swap", lambda text: f"/dev/dm-1 dm-1 LVM-swap,CRYPT-LUKS2-a,LVM-plain,\n{text}"),
+    ("crypt-random-seed-not-shared", "seeds", lambda _text: "boot 1764280000\nboot 1700000000\n1700000003 /a/seed\n"),
 ]  # fmt: skip
 # Defects of these are defects of another control too, and rightly.
 ALSO = {
@@ -256,7 +270,7 @@ OTHER_ALSO = {"mac-enforcing"}
 # Of these, nothing at all is a good answer.
 MAY_BE_EMPTY = {
     *("desktops", "reception", "checkers", "attached", "lax-profiles", "crypto-policy", "tls-config", "tls-library"),
-    *("anchors", "selinux-policy", "fips-program"),
+    *("anchors", "selinux-policy", "fips-program", "last-preset", "legacy-tables"),
 }
 # Of these, a line more is no fault, or it is one of the lines that the check has to judge.
 FREE_TEXT = MAY_BE_EMPTY | {

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from seatrial.errors import ObservationError
-from seatrial.evidence.audit import parse_audit_rules, parse_auditd, parse_status, untraced, unwatched
+from seatrial.evidence.audit import parse_audit_rules, parse_auditd, parse_status, silencers, untraced, unwatched
 
 WATCH = "-w /etc/shadow -p wa -k identity\n"
 CALLS = "-a always,exit -F arch=b64 -S openat,creat -F exit=-EACCES -F auid>=1000 -F key=refused\n"
@@ -25,11 +25,31 @@ CALLS = "-a always,exit -F arch=b64 -S openat,creat -F exit=-EACCES -F auid>=100
         ("-a always,exit -S all -F path=/etc/shadow -F perm=wa\n", "/etc/shadow", "wa", True),
         ("-a always,exit -S all -F path=/etc/shadow -F perm=wa -F uid=5\n", "/etc/shadow", "wa", False),
         ("-a never,exit -S all -F path=/etc/shadow -F perm=wa\n", "/etc/shadow", "wa", False),
+        ("-a always,exit -F path=/etc -F perm=wa\n", "/etc/shadow", "wa", False),
+        ("-a always,exit -F arch=b32 -F path=/etc/shadow -F perm=wa\n", "/etc/shadow", "wa", False),
+        ("-a always,exit -F arch=b64 -F path=/etc/shadow -F perm=wa\n", "/etc/shadow", "wa", True),
+        ("-a always,exit -S chmod -F path=/etc/shadow -F perm=wa\n", "/etc/shadow", "wa", False),
+        ("-a always,exit -F path=/etc/shadow -F perm=wa -C auid!=obj_uid\n", "/etc/shadow", "wa", False),
         ("-a always,exit -F path=/usr/bin/su -F perm=x -F auid>=1000 -F auid!=-1 -F key=p\n", "/usr/bin/su", "x", True),
     ],
 )
 def test_a_watch_counts_for_what_it_covers(rule: str, path: str, access: str, is_watched: bool) -> None:
     assert unwatched(parse_audit_rules(rule), [path], access) == ([] if is_watched else [path])
+
+
+@pytest.mark.parametrize(
+    ("rules", "found"),
+    [
+        (f"-a never,task\n{WATCH}", ["-a never,task"]),
+        (f"{WATCH}-a never,task\n", ["-a never,task"]),
+        (f"-a never,exit -S all\n{WATCH}", ["-a never,exit -S all"]),
+        (f"{WATCH}-a never,exit -S all\n", []),
+        (f"-a never,exit -S all -F path=/usr/bin/x\n{WATCH}", []),
+        (WATCH, []),
+    ],
+)
+def test_a_rule_that_keeps_everything_out_is_told(rules: str, found: list[str]) -> None:
+    assert silencers(rules) == found
 
 
 @pytest.mark.parametrize(
@@ -44,6 +64,8 @@ def test_a_watch_counts_for_what_it_covers(rule: str, path: str, access: str, is
         ("-a always,exit -F arch=b64 -S all\n", "mount", "", []),
         ("-a always,exit -F arch=b64 -S mount -F success=0\n", "mount", "", ["b64 mount"]),
         ("-a never,exit -F arch=b64 -S mount\n", "mount", "", ["b64 mount"]),
+        ("-a always,exit -F arch=b64 -S clock_settime -F a0=0x0 -k t\n", "clock_settime", "", []),
+        ("-a always,exit -F arch=b64 -S mount -F a0=0x0\n", "mount", "", ["b64 mount"]),
     ],
 )
 def test_a_rule_for_calls_counts_for_what_it_records(rule: str, wanted: str, field: str, left: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -114,6 +115,29 @@ def test_a_rule_that_may_let_in_is_never_guessed(condition: dict[str, Any]) -> N
 def test_the_first_rule_that_fits_decides() -> None:
     assert not rules([DROP], [ACCEPT], policy="accept").accepts(STRANGER, "input")
     assert not rules([{"reject": {"type": "icmpx"}}], policy="accept").accepts(STRANGER, "input")
+
+
+def test_a_limit_on_each_address_holds_nobody_back() -> None:
+    flood = {"set": {"op": "add", "elem": field("ip", "saddr"), "set": "@flood", "stmt": [{"limit": {"rate": 10}}]}}
+    assert rules([flood, DROP], policy="accept").accepts(STRANGER, "input")
+    known = {"set": {"op": "add", "elem": field("ip", "saddr"), "set": "@seen"}}
+    assert not rules([known, DROP], policy="accept").accepts(STRANGER, "input")
+
+
+def test_a_dormant_table_filters_nothing() -> None:
+    place = {"family": "inet", "name": "t"}
+    chain = {"chain": {"family": "inet", "table": "t", "name": "in", "hook": "input", "policy": "drop"}}
+    asleep = {"nftables": [{"table": {**place, "flags": ["dormant"]}}, chain]}
+    assert parse_ruleset(json.dumps(asleep)).accepts(STRANGER, "input")
+    assert not parse_ruleset(json.dumps({"nftables": [{"table": place}, chain]})).accepts(STRANGER, "input")
+
+
+def test_what_comes_from_outside_goes_to_no_loopback_address() -> None:
+    forged = replace(STRANGER, source="127.0.0.1")
+    rich = [match(field("ip", "saddr"), "127.0.0.1"), match(field("ip", "daddr"), "127.0.0.1", "!="), DROP]
+    assert not rules(rich, policy="accept").accepts(forged, "input")
+    other = [match(field("ip", "daddr"), "192.0.2.1", "!="), DROP]
+    assert rules(other, policy="accept").accepts(forged, "input")
 
 
 def test_jumps_come_back_and_gotos_do_not() -> None:

@@ -76,10 +76,44 @@ def test_line_that_is_no_listener_is_refused(line: str) -> None:
         (tcp(80, "anything"), True),
         (tcp(443, "sshd"), False),
         (Listener(protocol="udp", address="::", port=22, processes=("sshd",)), False),
+        (tcp(40001, "containerd"), True),
+        (tcp(40001), False),
+        (tcp(40001, "nc"), False),
     ],
 )
 def test_allow_list_names_port_and_program(listener: Listener, expected: bool) -> None:
-    assert is_expected(listener, ("tcp/22 sshd", "tcp/22 systemd", "tcp/80")) is expected
+    assert is_expected(listener, ("tcp/22 sshd", "tcp/22 systemd", "tcp/80", "tcp/* containerd")) is expected
+
+
+@pytest.mark.parametrize(
+    ("address", "is_local"), [("::ffff:127.0.0.1", True), ("::ffff:192.0.2.1", False), ("*", False)]
+)
+def test_an_address_of_the_other_family_is_what_it_stands_for(address: str, is_local: bool) -> None:
+    assert Listener(protocol="tcp", address=address, port=1, processes=()).is_local is is_local
+
+
+UNIT_LINES = "a.service disabled disabled\nb.service static -\nc.service disabled disabled\nd.service static -\n"
+
+
+def test_a_link_starts_a_unit_whatever_its_install_section_says() -> None:
+    links = (
+        "/etc/systemd/system/multi-user.target.wants/b.service",
+        "/run/systemd/generator/local-fs.target.requires/a.service",
+        "/usr/lib/systemd/system/sysinit.target.wants/c.service",
+        "/usr/lib/systemd/system/sysinit.target.wants/d.service",
+        "/usr/lib/systemd/system/initrd.target.wants/e.service",
+        "/etc/systemd/system/getty.target.wants/getty@tty1.service",
+    )
+    files = parse_unit_files(UNIT_LINES + "e.service disabled -\n" + "".join(f"pulled-in {link}\n" for link in links))
+    assert files == {
+        "a.service": "enabled",
+        "b.service": "enabled",
+        "c.service": "wanted",
+        "d.service": "static",
+        "e.service": "disabled",
+    }
+    with pytest.raises(ObservationError, match="pulls a unit in"):
+        parse_unit_files(f"{UNIT_LINES}pulled-in nowhere\n")
 
 
 GUEST_TEXT = st.text(alphabet=st.sampled_from("tcpudLISTENUNO 0123:.*[]%/\n\x0b\u2028=[]#;aK"), max_size=90)
@@ -117,7 +151,15 @@ def test_last_configuration_value_wins() -> None:
     assert parse_config(text) == {"Journal.Storage": "volatile"}
 
 
-@pytest.mark.parametrize("text", ["Storage=auto\n", "[Journal]\nnonsense\n"])
+def test_what_stands_before_the_first_section_of_a_file_counts_for_nothing() -> None:
+    text = (
+        "# /etc/a.conf\n[Journal]\nStorage=auto\n\n# /etc/a.conf.d/b.conf\nStorage=none\n# /etc/c\n[Journal]\nSeal=no\n"
+    )
+    assert parse_config(text) == {"Journal.Storage": "auto", "Journal.Seal": "no"}
+    assert parse_config("Storage=none\n") == {}
+
+
+@pytest.mark.parametrize("text", ["[Journal]\nnonsense\n"])
 def test_configuration_that_systemd_would_not_read_so_is_refused(text: str) -> None:
     with pytest.raises(ObservationError, match="Key=value"):
         parse_config(text)

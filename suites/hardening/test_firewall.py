@@ -20,9 +20,10 @@ _MANAGERS: Mapping[str, frozenset[str]] = {
     "netfilter-persistent": frozenset({"netfilter-persistent.service"}),
     "shorewall": frozenset({"shorewall.service", "shorewall6.service"}),
 }
-_ON = frozenset({"enabled", "enabled-runtime"})
+_ON = frozenset({"enabled", "enabled-runtime", "wanted"})
 _STRANGERS = {"ip": "198.51.100.7", "ip6": "2001:db8::7"}
 _LOOPBACK = {"ip": "127.0.0.1", "ip6": "::1"}
+_LEGACY_TABLES = "cat /proc/net/ip_tables_names /proc/net/ip6_tables_names 2>/dev/null; true"
 # Ports that no service of a host has.
 _CLOSED = (4444, 61000)
 _SSH = 22
@@ -32,7 +33,13 @@ def _rules(facts: Facts, check: Check) -> Ruleset:
     answer = facts.ask(RULESET)
     if answer.status in {126, 127}:
         check.cannot_tell("the guest has no nft: what its packet filter does is unknown")
-    return parse_ruleset(facts.text(RULESET))
+    rules = parse_ruleset(facts.text(RULESET))
+    if not rules.rule_count and facts.text(_LEGACY_TABLES).strip():
+        check.cannot_tell(
+            "the rules are loaded by iptables-legacy, and only those of nftables are followed: iptables-nft, or "
+            "'iptables-legacy-save | iptables-nft-restore', loads the same rules where they can be judged"
+        )
+    return rules
 
 
 def _places(facts: Facts, check: Check) -> tuple[Sequence[str], Sequence[str]]:

@@ -12,6 +12,8 @@ from seatrial.evidence.files import FileState, lines_by_file, parse_states, read
 from seatrial.guest.facts import Facts
 from seatrial.policy.flavours import Flavour
 
+# From here on systemd gives ids to services that run, and getent names them (systemd, UIDS-GIDS: DynamicUser=).
+_FIRST_DYNAMIC = 61184
 _TRUST_FILES = (".rhosts", ".shosts", ".netrc", ".forward")
 _REMAINS = re.compile(r"\.(?:bash|ash|sh|zsh|python|mysql|psql|sqlite)_history|\.viminfo|\.lesshst|\.wget-hsts")
 
@@ -21,7 +23,7 @@ def _people(facts: Facts, flavour: Flavour) -> tuple[Account, ...]:
     login_defs = facts.text(LOGIN_DEFS)
     first, named = uid_min(parse_login_defs(login_defs)), flavour.allowed("interactive-accounts")
     everybody = people(facts.text(PASSWD), login_defs)
-    return tuple(a for a in everybody if a.name in named or a.uid == 0 or first <= a.uid < 65534)
+    return tuple(a for a in everybody if a.name in named or a.uid == 0 or first <= a.uid < _FIRST_DYNAMIC)
 
 
 def _homes(facts: Facts, flavour: Flavour) -> list[str]:

@@ -6,8 +6,8 @@ import re
 
 import pytest
 from seatrial.check import Check
-from seatrial.evidence.files import FileState, parse_states
-from seatrial.evidence.mounts import MOUNTINFO, beneath_extensions, mount_at, parse_mountinfo
+from seatrial.evidence.files import FileState, backing_mount, parse_states
+from seatrial.evidence.mounts import MOUNTINFO, beneath_extensions, block_number, mount_at, parse_mountinfo
 from seatrial.evidence.units import (
     UNIT_FILES,
     UNITS,
@@ -32,14 +32,19 @@ _LOGS = (
 _LOGIN_RECORDS = frozenset({"/var/log/wtmp", "/var/log/btmp", "/var/log/lastlog"})
 _OTHER_LOGGERS = ("rsyslog.service", "syslog-ng.service", "busybox-syslogd.service", "inetutils-syslogd.service")
 _RECEIVERS = ("systemd-journal-remote.service", "systemd-journal-remote.socket", "systemd-journal-gatewayd.socket")
+# rsyslog's modules and directives; of syslog-ng what a source reads, for a destination is called the same.
 _RECEPTION = (
-    "grep -asHE '^[^#]*(imtcp|imudp|imrelp|InputTCPServerRun|UDPServerRun|(tcp|udp|network|syslog)\\()' "
-    "/etc/rsyslog.conf /etc/rsyslog.d/*.conf /etc/syslog-ng/syslog-ng.conf; true"
+    "grep -asHE '^[^#]*(imp?tcp|imudp|imrelp|InputTCPServerRun|UDPServerRun)' /etc/rsyslog.conf /etc/rsyslog.d/*.conf; "
+    "for f in /etc/syslog-ng/syslog-ng.conf /etc/syslog-ng/conf.d/*.conf; do if [ -e $f ]; then "
+    "sed -nE '/^[[:blank:]]*source[[:blank:]]/,/\\}[[:blank:]]*;/{/^[^#]*(tcp6?|udp6?|network|syslog)\\(/p}' $f | "
+    'sed "s,^,$f:,"; fi; done'
 )
 _CHECKERS = (
-    "for f in /var/lib/aide/aide.db* /var/lib/tripwire/*.twd /var/lib/samhain/samhain_file; do "
+    # aide writes aide.db.new, and checks against what somebody has made aide.db of it.
+    "for f in /var/lib/aide/aide.db /var/lib/aide/aide.db.gz /var/lib/tripwire/*.twd /var/lib/samhain/samhain_file; do "
     'if [ -s "$f" ]; then echo "database $f"; fi; done; '
-    "grep -lsE 'aide|tripwire' /etc/crontab /etc/cron.d/* /etc/cron.daily/* | sed 's/^/cron /'"
+    "grep -lsE '^[^#]*(aide|tripwire)' /etc/crontab /etc/cron.d/* /etc/cron.daily/* /var/spool/cron/root "
+    "/var/spool/cron/crontabs/root | sed 's/^/cron /'"
 )
 _CHECK_TIMER = re.compile(r"(dailyaidecheck|aide-?check|aide|tripwire.*|fapolicyd.*)\.timer")
 
@@ -60,6 +65,8 @@ def test_journal_runs_and_persists(facts: Facts, check: Check) -> None:
     check.holds(
         bool(kept), expected="a system.journal below /var/log/journal", seen=", ".join(dict.fromkeys(kept)) or "none"
     )
+    kind = backing_mount(parse_mountinfo(facts.text(MOUNTINFO)), "/var/log/journal").kind
+    check.holds(kind not in {"tmpfs", "ramfs"}, expected="/var/log/journal on a disk", seen=f"it lies on {kind}")
 
 
 @pytest.mark.control("log-journal-perms")
@@ -94,8 +101,10 @@ def test_setting(row: Control, facts: Facts, check: Check) -> None:
     settings = parse_config(facts.text(config_command(probe["config"])))
     for key in probe["needed"]:
         value = settings.get(key, "")
+        # What systemd cannot read it leaves out: such as 200MB (systemd.syntax(7)).
+        limited = bool(re.fullmatch(r"([0-9]+(\.[0-9]+)?[KMGTPEB]?)+", value)) and value.strip("0")
         check.holds(
-            value not in {"", "0", "infinity"}, expected=f"{key} set in {probe['config']}", seen=f"{key}={value}"
+            bool(limited), expected=f"{key} set in {probe['config']}, to a size such as 200M", seen=f"{key}={value}"
         )
 
 
@@ -111,7 +120,9 @@ def test_one_system_logs_and_takes_nothing_from_elsewhere(facts: Facts, check: C
         has_reader, expected="nothing forwarded to a logger that is not there", seen=f"ForwardToSyslog={forwards}"
     )
     receivers = matching_units(
-        {**parse_unit_files(facts.text(UNIT_FILES)), **activity}, _RECEIVERS, frozenset({"enabled", "active"})
+        {**parse_unit_files(facts.text(UNIT_FILES)), **activity},
+        _RECEIVERS,
+        frozenset({"enabled", "enabled-runtime", "wanted", "active"}),
     )
     check.nothing(receivers, expected="no journal taken from other hosts")
     check.nothing(facts.lines(_RECEPTION), expected="no messages taken from the network")
@@ -122,14 +133,15 @@ def test_changed_files_are_noticed(facts: Facts, check: Check) -> None:
     facts.ask_all([MOUNTINFO, _CHECKERS, UNIT_FILES])
     mounts = parse_mountinfo(facts.text(MOUNTINFO))
     usr = beneath_extensions(mounts, "/usr") or mount_at(mounts, "/")
-    verity = facts.text(mapped_uuid_command(usr.device)).strip() if usr is not None else ""
+    on_disk = usr is not None and usr.is_on_disk
+    verity = facts.text(mapped_uuid_command(block_number(usr, facts.text))).strip() if usr and on_disk else ""
     if verity.startswith("CRYPT-VERITY-"):
         check.holds(True, expected="a mechanism that notices changed files", seen="dm-verity covers /usr")
         return
     found = facts.lines(_CHECKERS)
     databases = [line for line in found if line.startswith("database ")]
     states = parse_unit_files(facts.text(UNIT_FILES))
-    timers = [unit for unit, state in states.items() if state == "enabled" and _CHECK_TIMER.fullmatch(unit)]
+    timers = [unit for unit, state in states.items() if state in {"enabled", "wanted"} and _CHECK_TIMER.fullmatch(unit)]
     scheduled = timers + [line for line in found if line.startswith("cron ")]
     seen = ", ".join((*found, *timers)) or f"neither a checker nor verity (/usr lies on {verity or 'a plain device'})"
     check.holds(bool(databases and scheduled), expected="verity under /usr, or a database and a timer", seen=seen)

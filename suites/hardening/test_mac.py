@@ -43,9 +43,11 @@ _LAX_FILES = (
 )
 # Denials reach the journal as kernel messages, as audit records, or only the audit daemon's log.
 _DENIALS = (
-    "{ journalctl -b -q --no-pager -o cat _TRANSPORT=kernel + _TRANSPORT=audit; "
-    "if [ -e /var/log/audit/audit.log ]; then cat /var/log/audit/audit.log; fi; } | "
-    "sed -n '/apparmor=\"DENIED\"/p; /avc: *denied/p; /type=1420/p; /SELINUX_ERR/p' | tail -n 50; echo end"
+    "f='/apparmor=\"DENIED\"/p; /avc: *denied/p; /ipe_op=.*action=DENY/p; /SELINUX_ERR/p'; "
+    # The first line shows that there was a journal to look through.
+    "journalctl -b -q --no-pager -o cat _TRANSPORT=kernel + _TRANSPORT=audit | "
+    'sed -n "1{h;s/.*/journal/p;g}; $f" | head -n 2000; '
+    'if [ -e /var/log/audit/audit.log ]; then sed -n "$f" /var/log/audit/audit.log | tail -n 2000; fi; echo end'
 )
 
 
@@ -98,7 +100,7 @@ def _selinux_enforces(facts: Facts, check: Check, _flavour: Flavour) -> None:
     now, *configured = [line.strip() for line in facts.text(_SELINUX).split("\n") if line.strip()] or ["no answer"]
     check.equal(now, "1", what="/sys/fs/selinux/enforce")
     values = [line.partition("=")[2].strip() for line in configured]
-    check.equal(values[-1:], ["enforcing"], what="SELINUX in /etc/selinux/config")
+    check.equal([value.lower() for value in values[-1:]], ["enforcing"], what="SELINUX in /etc/selinux/config")
 
 
 def _selinux_only(check: Check, flavour: Flavour) -> None:
@@ -161,7 +163,10 @@ def _attachments(lines: list[str], check: Check) -> list[tuple[str, str]]:
     files = {row[1]: row[2].strip() for row in rows if row[0] == "file"}
     # A part of another profile (with "//" in its name) is entered from that one only.
     loaded = {row[1]: row[2].strip() for row in rows if row[0] == "loaded" and "//" not in row[1]}
-    found = {name: files.get(name, "") if pattern == "<unknown>" else pattern for name, pattern in loaded.items()}
+    # One that is called by a path is for that path, unless its file says another (apparmor.d(5)).
+    by_name = {name: name for name in loaded if name.startswith("/")}
+    known = {**by_name, **files}
+    found = {name: known.get(name, "") if pattern == "<unknown>" else pattern for name, pattern in loaded.items()}
     if unknown := [name for name, pattern in found.items() if not pattern or "@" in pattern]:
         check.cannot_tell(f"nothing says which programs are for the profile {unknown[0][:100]!r}")
     return [(name, pattern) for name, pattern in found.items() if pattern.startswith(("/", '"/'))]
@@ -192,9 +197,9 @@ def _attaches(pattern: str, path: str) -> bool:
 
 @pytest.mark.control("mac-no-denials-at-boot")
 def test_nothing_was_denied_at_boot(facts: Facts, check: Check, flavour: Flavour) -> None:
-    *lines, end = facts.lines(_DENIALS) or [""]
-    if end != "end":
-        check.cannot_tell(f"the journal ended with {end[:200]!r}")
+    first, *lines, end = facts.lines(_DENIALS) if len(facts.lines(_DENIALS)) > 1 else ["nothing", "nothing"]
+    if (first, end) != ("journal", "end"):
+        check.cannot_tell(f"the journal began with {first[:200]!r} and ended with {end[:200]!r}: it holds no message")
     accepted = flavour.allowed("denials-accepted")
     check.nothing(
         (line[:160] for line in lines if not any(re.search(pattern, line) for pattern in accepted)),
@@ -212,7 +217,7 @@ def test_apparmor_comes_back_and_nothing_is_laxer_on_disk(facts: Facts, check: C
     check.nothing(off, expected="nothing on the command line that switches AppArmor off")
     check.equal(parse_units(facts.text(UNITS)).get("apparmor.service", "not there"), "active", what="apparmor.service")
     state = parse_unit_files(facts.text(UNIT_FILES)).get("apparmor.service", "not installed")
-    check.equal(state, "enabled", what="apparmor.service at the next boot")
+    check.one_of(state, ("enabled", "wanted"), what="apparmor.service at the next boot")
     lax = [
         line
         for line in facts.lines(_LAX_FILES)

@@ -25,7 +25,9 @@ _NAME_PORTS = {5353: "multicast DNS", 5355: "LLMNR"}
 _NAME_UNITS = ("avahi-daemon.*", "avahi-dnsconfd.service")
 _RADIO_UNITS = ("bluetooth.service", "ofono.service", "wpa_supplicant*.service", "iwd.service", "hostapd*.service")
 _RADIO_MODULES = frozenset({"cfg80211", "mac80211", "bluetooth", "btusb", "rfcomm", "bnep"})
-_ON = frozenset({"enabled", "enabled-runtime", "linked", "linked-runtime", "active", "activating", "reloading"})
+_ON = frozenset(
+    {"enabled", "wanted", "enabled-runtime", "linked", "linked-runtime", "active", "activating", "reloading"}
+)
 
 
 @pytest.mark.control("net-listeners-tcp")

@@ -26,7 +26,7 @@ _LEGACY = (
 # A link of an old name to OpenSSH is no legacy program.
 _LEGACY_PROGRAMS = (
     "for d in /usr/local/sbin /usr/local/bin /usr/sbin /usr/bin /sbin /bin /usr/libexec; do "
-    f"for p in {_LEGACY}; do if [ -e $d/$p ]; then readlink -f $d/$p; fi; done; done; "
+    f"for p in {_LEGACY}; do if [ -e $d/$p ]; then echo $d/$p is $(readlink -f $d/$p); fi; done; done; "
     "for f in /etc/inetd.conf /etc/xinetd.conf; do if [ -e $f ]; then echo $f; fi; done"
 )
 _CMDLINE = "cat /proc/cmdline"
@@ -55,7 +55,8 @@ def test_units(row: Control, facts: Facts, check: Check) -> None:
 
 @pytest.mark.control("svc-no-legacy-servers")
 def test_no_legacy_programs(facts: Facts, check: Check) -> None:
-    found = {path for path in facts.lines(_LEGACY_PROGRAMS) if path.rsplit("/", 1)[-1] not in {"ssh", "scp", "sftp"}}
+    lines = facts.lines(_LEGACY_PROGRAMS)
+    found = {line.replace(" is ", ": ") for line in lines if line.rsplit("/", 1)[-1] not in {"ssh", "scp", "sftp"}}
     check.nothing(sorted(found), expected="no telnet, rsh, talk, tftp, NIS, finger or inetd")
 
 

@@ -62,7 +62,7 @@ _LEAST_BITS = {"RSA": 3072, "RSA-CERT": 3072, "ECDSA": 256, "ED25519": 256, "ECD
 _LEAST_MODULUS = 3071  # the file counts from 0
 # Who can listen for SSH; a unit of one connection ('sshd@...') comes from its socket.
 _LISTENING_UNITS = ("ssh.service", "sshd.service", "ssh*.socket")
-_ON = frozenset({"enabled", "enabled-runtime", "linked", "linked-runtime"})
+_ON = frozenset({"enabled", "wanted", "enabled-runtime", "linked", "linked-runtime"})
 _RUNNING = frozenset({"active", "activating", "reloading"})
 # How long before the run's own key, by the guest's clock, the first boot may have made host keys.
 _FIRST_BOOT_S = 900

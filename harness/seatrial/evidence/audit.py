@@ -9,7 +9,17 @@ from typing import Final
 
 from seatrial.errors import ObservationError
 
-__all__ = ["RULES", "STATUS", "AuditRule", "parse_audit_rules", "parse_auditd", "parse_status", "untraced", "unwatched"]
+__all__ = [
+    "RULES",
+    "STATUS",
+    "AuditRule",
+    "parse_audit_rules",
+    "parse_auditd",
+    "parse_status",
+    "silencers",
+    "untraced",
+    "unwatched",
+]
 
 # Without the program no rule can be listed, and none was loaded by the usual way.
 STATUS: Final = "if command -v auditctl >/dev/null 2>&1; then auditctl -s; else echo none; fi"
@@ -20,7 +30,8 @@ RULES: Final = "if command -v auditctl >/dev/null 2>&1; then auditctl -l; else e
 class AuditRule:
     """A rule that records: system calls of one architecture, or what happens to a path.
 
-    ``fields`` are the other conditions as they are written (``auid>=1000``, ``exit=-EACCES``).
+    ``fields`` are the other conditions as they are written (``auid>=1000``, ``exit=-EACCES``). ``is_folder`` says that
+    whatever lies below ``path`` is meant as well: ``path=`` alone means one file (auditctl(8)).
     """
 
     calls: frozenset[str] = frozenset()
@@ -36,6 +47,27 @@ def parse_audit_rules(text: str) -> tuple[AuditRule, ...]:
 
     :raises ObservationError: a line is no rule.
     """
+    return tuple(_rule(options) for _line, options in _listed(text) if not _keeps_out(options))
+
+
+def silencers(text: str) -> list[str]:
+    """Return the rules that keep everything out, whatever others say; see auditctl(8), "DISABLED BY DEFAULT".
+
+    :raises ObservationError: a line is no rule.
+    """
+    listed = _listed(text)
+    last = max((number for number, (_line, options) in enumerate(listed) if not _keeps_out(options)), default=-1)
+    return [
+        line
+        for number, (line, options) in enumerate(listed)
+        if _keeps_out(options)
+        and all(option in {"-a", "-k"} or (option, value) == ("-S", "all") for option, value in options)
+        # The first rule that fits decides, but a task without a context never meets a rule for its calls.
+        and (number < last or any("task" in value for option, value in options if option == "-a"))
+    ]
+
+
+def _listed(text: str) -> list[tuple[str, list[tuple[str, str]]]]:
     found = []
     for line in filter(None, text.split("\n")):
         if line in {"none", "No rules"}:
@@ -43,10 +75,12 @@ def parse_audit_rules(text: str) -> tuple[AuditRule, ...]:
         words = line.split()
         if len(words) < 2 or len(words) % 2 or not all(re.fullmatch(r"-[a-zA-Z]", word) for word in words[::2]):
             raise ObservationError(f"auditctl said {line[:200]!r}, which is no rule")
-        options = list(zip(words[::2], words[1::2], strict=True))
-        if not any(option == "-a" and "never" in value for option, value in options):
-            found.append(_rule(options))
-    return tuple(found)
+        found.append((line, list(zip(words[::2], words[1::2], strict=True))))
+    return found
+
+
+def _keeps_out(options: Sequence[tuple[str, str]]) -> bool:
+    return any(option == "-a" and "never" in value for option, value in options)
 
 
 def _rule(options: Sequence[tuple[str, str]]) -> AuditRule:
@@ -62,14 +96,14 @@ def _rule(options: Sequence[tuple[str, str]]) -> AuditRule:
             named["perm"] = value
         elif option == "-F" and (match := re.fullmatch(r"(arch|path|dir|perm)=(.*)", value)):
             named[match[1]] = match[2]
-        elif option == "-F":
-            fields.add(value)
+        elif option in {"-F", "-C"}:
+            fields.add(value if option == "-F" else f"{value} compared")
     path = named.get("watch") or named.get("path") or named.get("dir") or ""
     return AuditRule(
         calls=frozenset(calls),
         architecture=named.get("arch", ""),
         path=path.rstrip("/"),
-        is_folder="dir" in named or named.get("watch", "").endswith("/"),
+        is_folder="dir" in named or "watch" in named,
         access=frozenset(named.get("perm", "rwxa")),
         fields=frozenset(field for field in fields if not field.startswith("key=")),
     )
@@ -81,9 +115,14 @@ def unwatched(rules: Sequence[AuditRule], paths: Iterable[str], access: str) -> 
 
 
 def _watches(rule: AuditRule, path: str, access: frozenset[str]) -> bool:
-    narrowed = any(not field.startswith("auid") for field in rule.fields)
-    covers = rule.path and (rule.path == path or path.startswith(f"{rule.path}/"))
+    # Programs of the other architecture are few, and rules for some calls are no watch.
+    narrowed = bool(rule.calls - {"all"}) or rule.architecture not in {"", "b64"} or any(map(_narrows, rule.fields))
+    covers = rule.path and (rule.path == path or (rule.is_folder and path.startswith(f"{rule.path}/")))
     return bool(covers) and access <= rule.access and not narrowed
+
+
+def _narrows(field: str) -> bool:
+    return not field.startswith("auid") or field.endswith(" compared")
 
 
 def untraced(
@@ -99,7 +138,9 @@ def untraced(
 
 
 def _traces(rule: AuditRule, architecture: str, call: str, with_field: str) -> bool:
-    others = {field for field in rule.fields if not field.startswith("auid") and field != with_field}
+    # The only clock that can be set is the first one, CLOCK_REALTIME (clock_settime(2)): benchmarks say so.
+    harmless = {"a0=0x0", "a0=0"} if call == "clock_settime" else set()
+    others = {field for field in rule.fields - harmless if _narrows(field) and field != with_field}
     has_field = not with_field or with_field in rule.fields
     of_call = bool({call, "all"} & rule.calls) and rule.architecture in {"", architecture}
     return of_call and not rule.path and not others and has_field

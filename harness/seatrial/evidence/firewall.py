@@ -105,11 +105,20 @@ def parse_ruleset(text: str) -> Ruleset:
     """
     try:
         items = json.loads(text)["nftables"]
-        chains = [item["chain"] for item in items if "chain" in item]
+        dormant = {
+            (item["table"]["family"], item["table"]["name"])
+            for item in items
+            if "table" in item and "dormant" in item["table"].get("flags", [])
+        }
+        chains = [c for c in (item["chain"] for item in items if "chain" in item) if _place(c) not in dormant]
         rules = [item["rule"] for item in items if "rule" in item]
         return Ruleset(chains=tuple(_chain(chain, rules) for chain in chains))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
         raise ObservationError(f"nft said {text[:200]!r}, which is no rule set: {exc!r:.200}") from exc
+
+
+def _place(chain: _Json) -> tuple[str, str]:
+    return chain["family"], chain["table"]
 
 
 def _chain(chain: _Json, rules: Sequence[_Json]) -> Chain:
@@ -140,8 +149,8 @@ def _decision(rule: Sequence[_Json], packet: Packet) -> tuple[str, str]:
             if held is False:
                 return _NOTHING
             is_sure = is_sure and held is True
-        elif kind == "limit":
-            is_sure = False
+        elif kind == "limit" or (kind == "set" and isinstance(what, Mapping) and what.get("stmt")):
+            is_sure = False  # a set of addresses, each with a limit of its own, holds back no better
         elif kind == "":
             return _NOTHING
         elif _ENDS.get(kind) == "drop":
@@ -186,9 +195,28 @@ def _holds(match: object, packet: Packet) -> bool | None:
     if value is _ABSENT:
         return False
     inside = None if value is _UNKNOWN else _is_in(value, match.get("right"))
+    if inside is None and _is_destination(match.get("left")) and packet.interface != "lo":
+        # Which of the guest's addresses it goes to is open; a loopback address it is not.
+        inside = False if _is_loopback(match.get("right")) else None
     if inside is None or match.get("op") not in {"==", "in", "!="}:
         return None
     return not inside if match.get("op") == "!=" else inside
+
+
+def _is_destination(left: object) -> bool:
+    payload = left.get("payload") if isinstance(left, Mapping) else None
+    return isinstance(payload, Mapping) and payload.get("field") == "daddr"
+
+
+def _is_loopback(right: object) -> bool:
+    match right:
+        case {"prefix": {"addr": str(address)}} | str(address):
+            try:
+                return ipaddress.ip_address(address).is_loopback
+            except ValueError:
+                return False
+        case _:
+            return False
 
 
 def _value(left: object, packet: Packet) -> object:

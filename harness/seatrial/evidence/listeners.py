@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Final
 
 from seatrial.errors import ObservationError
@@ -36,7 +37,8 @@ class Listener:
     def is_local(self) -> bool:
         """Return whether only the guest itself reaches it."""
         try:
-            return ipaddress.ip_address(self.address).is_loopback
+            address = ipaddress.ip_address(self.address)
+            return (getattr(address, "ipv4_mapped", None) or address).is_loopback
         except ValueError:
             return False
 
@@ -59,19 +61,17 @@ def parse_listeners(text: str) -> tuple[Listener, ...]:
 
 
 def is_expected(listener: Listener, allowed: tuple[str, ...]) -> bool:
-    """Return whether ``allowed`` names the listener: ``tcp/22``, or ``tcp/22 sshd`` for one program alone."""
-    for entry in allowed:
-        place, _, program = entry.partition(" ")
-        if place == f"{listener.protocol}/{listener.port}" and (
-            not program or not listener.processes or set(listener.processes) <= _programs(place, allowed)
-        ):
-            return True
-    return False
+    """Return whether ``allowed`` names the listener: ``tcp/22``, or ``tcp/22 sshd`` for one program alone.
 
-
-def _programs(place: str, allowed: tuple[str, ...]) -> set[str]:
+    ``tcp/*`` stands for every port, and wants a program: which port it takes is then its own affair.
+    """
+    place = f"{listener.protocol}/{listener.port}"
     # One socket may be held by several programs, each of which has an entry of its own.
-    return {entry.partition(" ")[2] for entry in allowed if entry.partition(" ")[0] == place}
+    programs = {program for named, _, program in (e.partition(" ") for e in allowed) if fnmatchcase(place, named)}
+    exact = any(named == place for named, _, _program in (e.partition(" ") for e in allowed))
+    if "" in programs or (exact and not listener.processes):
+        return True
+    return bool(listener.processes) and set(listener.processes) <= programs
 
 
 def _from_ss(line: str) -> Listener:

@@ -20,9 +20,18 @@ __all__ = [
     "parse_units",
 ]
 
+_FOLDERS: Final = (
+    "/etc/systemd/system /run/systemd/system /run/systemd/generator /run/systemd/generator.early "
+    "/run/systemd/generator.late /usr/local/lib/systemd/system /usr/lib/systemd/system /lib/systemd/system"
+)
 # systemd looks through every folder for every unit: 8 s in an emulated guest, more on a busy host than the 25 s after
-# which systemctl gives up by itself.
-UNIT_FILES: Final = "SYSTEMD_BUS_TIMEOUT=240s systemctl list-unit-files --no-legend --no-pager --plain"
+# which systemctl gives up by itself. It calls a unit disabled, or static, that a link which is not of its [Install]
+# section starts: such links are listed as well.
+UNIT_FILES: Final = (
+    "SYSTEMD_BUS_TIMEOUT=240s systemctl list-unit-files --no-legend --no-pager --plain || exit; "
+    f"for d in {_FOLDERS}; do for u in $d/*.wants/* $d/*.requires/*; do "
+    'if [ -h $u ] || [ -e $u ]; then echo "pulled-in $u"; fi; done; done'
+)
 UNITS: Final = (
     "systemctl list-units --all --no-legend --no-pager --plain --type=service,socket,timer,target,path,mount,automount"
 )
@@ -34,17 +43,36 @@ _UNIT: Final = r"\S+\.(?:automount|device|mount|path|scope|service|slice|socket|
 def parse_unit_files(text: str) -> Mapping[str, str]:
     """Return unit to state (enabled, masked, static, ...) of ``systemctl list-unit-files``.
 
+    A unit that is disabled or static by that, and that a link below /etc or of a generator pulls in, is ``enabled``;
+    one that is disabled and that the vendor's link pulls in is ``wanted``. A vendor's static units stay what they are.
+
     :raises ObservationError: a line is none, or there is none.
     """
-    units = {}
+    units: dict[str, str] = {}
     for line in filter(None, text.split("\n")):
         words = line.split()
+        if words[:1] == ["pulled-in"]:
+            _pull_in(units, line.partition(" ")[2])
+            continue
         if len(words) < 2 or not re.fullmatch(_UNIT, words[0]) or not _STATE.fullmatch(words[1]):
             raise ObservationError(f"systemctl said {line[:200]!r}, which is no unit file and its state")
         units[words[0]] = words[1]
     if not units:
         raise ObservationError("systemctl knows no unit file at all")
     return units
+
+
+def _pull_in(units: dict[str, str], link: str) -> None:
+    match = re.fullmatch(r"(/etc|/run|/usr|/lib)/(?:\S+/)?([^/\s]+)\.(?:wants|requires)/([^/\s]+)", link)
+    if match is None:
+        raise ObservationError(f"a link that pulls a unit in is called {link[:200]!r}")
+    place, by, unit = match.groups()
+    if units.get(unit) not in {"disabled", "static"} or by.startswith("initrd"):
+        return
+    if place in {"/etc", "/run"}:
+        units[unit] = "enabled"
+    elif units[unit] == "disabled":
+        units[unit] = "wanted"
 
 
 def parse_presets(text: str) -> Mapping[str, str]:
@@ -90,21 +118,26 @@ def config_command(name: str) -> str:
 def parse_config(text: str) -> Mapping[str, str]:
     """Return ``Section.Key`` to value of systemd configuration; the last of several wins.
 
+    What stands before a file's first section counts as little as it does for systemd.
+
     :raises ObservationError: a line is neither section, comment nor ``Key=value``.
     """
     settings: dict[str, str] = {}
-    section = ""
+    section, before = "", ""
     for line in text.split("\n"):
         stripped = line.strip()
+        if not before and re.fullmatch(r"# /\S+", stripped):  # the next file, as cat-config announces it
+            section = ""
+        before = stripped
         if not stripped or stripped[0] in "#;":
             continue
         if match := re.fullmatch(r"\[([^\]]+)\]", stripped):
             section = match[1]
             continue
         key, equals, value = stripped.partition("=")
-        if not equals or not section:
-            raise ObservationError(
-                f"a systemd configuration file holds {line[:200]!r}, which is no 'Key=value' of a section"
-            )
+        if not equals:
+            raise ObservationError(f"a systemd configuration file holds {line[:200]!r}, which is no 'Key=value'")
+        if not section:
+            continue
         settings[f"{section}.{key.strip()}"] = value.strip()
     return settings
