@@ -64,8 +64,8 @@ def test_options_of_a_source_are_kept() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["deb http://x", " deb x\n", "file /a.list\n rubbish\n", "file /a.list\n deb\n", "file /a.sources\n rubbish\n",
-     "file /a.repo\n a=b\n", "file /a.repo\n [x]\n rubbish\n"],
+    ["deb http://x", " deb x\n", "file /a.list\n  rubbish\n", "file /a.list\n rubbish\n", "file /a.list\n deb\n",
+     "file /a.sources\n rubbish\n", "file /a.repo\n a=b\n", "file /a.repo\n [x]\n rubbish\n"],
 )  # fmt: skip
 def test_what_is_no_source_is_an_error(text: str) -> None:
     with pytest.raises(ObservationError):
@@ -88,6 +88,30 @@ def test_changed_and_missing_files_are_found_and_configuration_is_not() -> None:
     assert parse_verify(said) == ("changed /usr/bin/su", "missing /usr/bin/x", "changed /usr/lib/d")
     assert parse_verify("") == ()
     assert parse_verify("none\n") is None
+
+
+def test_a_file_that_became_a_link_is_changed_and_an_artifact_is_left_out() -> None:
+    said = "....L....    /usr/sbin/sshd\nmissing   a /usr/lib/.build-id/00/1\n....L....  c /etc/localtime\n"
+    assert parse_verify(said) == ("changed /usr/sbin/sshd",)
+
+
+def test_every_address_of_a_repository_is_a_source_of_its_own() -> None:
+    text = "file /etc/yum.repos.d/a.repo\n [a]\n baseurl=https://one.example\n   http://two.example\n mirrorlist=http://m\n"
+    assert [one.place for one in parse_sources(text)] == ["https://one.example", "http://two.example", "http://m"]
+
+
+def test_a_list_of_mirrors_is_followed() -> None:
+    text = (
+        "file /etc/apt/sources.list.d/debian.sources\n Types: deb\n URIs: mirror+file:///etc/apt/mirrors/debian.list\n"
+        " Suites: trixie\n Components: main\nfile /etc/apt/mirrors/debian.list\n # ours\n https://one.example/debian\n"
+        " http://two.example/debian priority:2\n"
+    )
+    assert [one.place for one in parse_sources(text)] == [
+        "https://one.example/debian trixie main",
+        "http://two.example/debian trixie main",
+    ]
+    unknown = parse_sources(text.partition("file /etc/apt/mirrors")[0])
+    assert [one.place for one in unknown] == ["mirror+file:///etc/apt/mirrors/debian.list trixie main"]
 
 
 def test_what_is_no_verdict_is_an_error() -> None:

@@ -143,6 +143,28 @@ DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
     "an oops": (add(KERNEL, "Oops: Oops: 0000 [#1] PREEMPT SMP NOPTI"), {"bh-kernel-log-clean"}),
     "a warning": (add(KERNEL, "WARNING: CPU: 1 PID: 1 at kernel/fork.c:1"), {"bh-kernel-log-clean"}),
     "a stall": (add(KERNEL, "watchdog: BUG: soft lockup - CPU#0 stuck for 22s!"), {"bh-kernel-log-clean"}),
+    "a warning without a processor": (
+        add(KERNEL, "WARNING: kernel/fork.c:12 at f+0x1/0x2, CPU#0: a/1"),
+        {"bh-kernel-log-clean"},
+    ),
+    **{
+        f"a damaged file system: {said}": (add(KERNEL, said), {"bh-kernel-log-clean"})
+        for said in (
+            "BTRFS error (device dm-0): bdev /dev/dm-0 errs: wr 0, rd 0, flush 0, corrupt 1, gen 0",
+            "BTRFS warning (device dm-0): csum failed root 5 ino 258",
+            "XFS (vda3): Metadata CRC error detected at xfs_agf_read_verify",
+            "SQUASHFS error: lzo decompression failed, data probably corrupt",
+            "erofs (device dm-0): z_erofs_lz4_decompress_mem: failed to decompress -5",
+        )
+    },
+    "a service crashed and was started again": (
+        add(WARNINGS, "agent.service: Main process exited, code=killed, status=6/ABRT"),
+        {"bh-no-coredumps"},
+    ),
+    "a service failed and was started again": (
+        add(WARNINGS, "agent.service: Failed with result 'exit-code'."),
+        {"bh-no-dependency-failures"},
+    ),
     "a bad disk": (add(KERNEL, "I/O error, dev vda, sector 0 op 0x0:(READ)"), {"bh-kernel-log-clean"}),
     "out of memory": (add(KERNEL, "Out of memory: Killed process 412 (agent) total-vm:1kB"), {"bh-no-oom"}),
     "a segfault": (add(KERNEL, "agent[500]: segfault at 0 ip 00005 sp 00007 error 4 in agent"), {"bh-no-coredumps"}),

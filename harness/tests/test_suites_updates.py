@@ -98,11 +98,16 @@ def test_an_image_without_package_manager_is_not_judged_by_packages() -> None:
 
 def test_a_repository_of_dnf_is_judged_too() -> None:
     g = guest()
-    repository = (
-        "file /etc/yum.repos.d/x.repo\n [x]\n baseurl=https://packages.example/debian trixie main\n gpgcheck={}\n"
-    )
+    repository = "file /etc/yum.repos.d/x.repo\n [x]\n baseurl=https://packages.example/rpm\n gpgcheck={}\n"
+    g.expect["package-sources"] = ("https://packages.example/rpm",)
     g.answers[SOURCES] = repository.format(1)
     assert SUITE.red(g, "general-purpose") == {}
+    for more in (
+        " baseurl=https://packages.example/rpm\n   http://other.example/rpm\n",
+        " mirrorlist=http://m.example\n",
+    ):
+        g.answers[SOURCES] = f"{repository.format(1)}{more}"
+        assert SUITE.red(g, "general-purpose").keys() == {"upd-sources"}
     g.answers[SOURCES] = repository.format(0)
     assert SUITE.red(g, "general-purpose").keys() == {"upd-signatures"}
 

@@ -27,10 +27,15 @@ if TYPE_CHECKING:
 DUMPED = "ls -1A /var/lib/systemd/coredump /var/crash /var/lib/apport/coredump 2>/dev/null | grep -v '^/.*:$'; true"
 UNITS_TROUBLE = (
     ("a dependency failed", r"Dependency failed for "),
-    ("a unit failed to start", r"\[ ?FAILED ?\]|Failed to (start|mount|listen on) "),
+    ("a unit failed to start", r"\[ ?FAILED ?\]|Failed to (start|mount|listen on|activate swap) "),
+    # What systemd says of a service each time it ends badly, also where it starts it again. Ours are made to.
+    ("a unit failed", r"^(?!seatrial-).*: Failed with result '"),
+    ("a promise of a unit was not kept", r"Assertion failed (for|on) "),
     ("units wait for each other", r"ordering cycle|deleted to break"),
-    ("a unit timed out", r"Timed out waiting for device|start operation timed out"),
+    ("a unit timed out", r"Timed out (waiting for device|starting)|start operation timed out"),
 )
+# systemd of a service whose program died by a signal that no program sends itself to end (systemd.exec(5)).
+ENDED_BADLY = (("a service crashed", r"code=(killed|dumped), status=\d+/(ABRT|SEGV|BUS|ILL|FPE|TRAP|SYS)\b"),)
 CRASHES = (("a program crashed", r"\bsegfault at |\btraps: .*(general protection|trap (invalid opcode|divide error))"),)
 _VERSION = re.compile(r"Linux version \d+\.\d+")
 
@@ -71,6 +76,7 @@ def test_nothing_crashed(facts: Facts, check: Check) -> None:
         map(str, parse_journal(facts.text(COREDUMPS, allowed=(0, 1)))), expected="no core dump in the journal"
     )
     check.nothing(troubles(_kernel_lines(facts, check), CRASHES), expected="no crash in the kernel's log")
+    check.nothing(troubles(_manager_lines(facts), ENDED_BADLY), expected="no service that crashed")
 
 
 @pytest.mark.control("bh-console-clean")

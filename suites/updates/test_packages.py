@@ -89,7 +89,8 @@ def _laxity(source: Source, settings: Settings) -> str:
         switches = ("gpgcheck", "pkg_gpgcheck", "sslverify")
         lax = [f"{key} off" for key in switches if options.get(key, "1").lower() in _FALSE]
         return ", ".join(lax) or _unverified(options, settings)
-    on = [key for key in ("trusted", "allow-insecure", "allow-weak") if options.get(key, "no").lower() in _TRUE]
+    doors = ("trusted", "allow-insecure", "allow-weak", "allow-downgrade-to-insecure")
+    on = [key for key in doors if options.get(key, "no").lower() in _TRUE]
     return ", ".join(on)
 
 
@@ -126,7 +127,10 @@ def test_sources_are_those_of_the_flavour(facts: Facts, check: Check, flavour: F
         if not re.match(r"(https|file|cdrom|mirror\+https)[:+]", one.place)
     ]
     check.nothing(unsafe, expected="every source over TLS")
+    # rpm trusts what was imported into its database, for every repository.
+    imported = [p for p in parse_packages(facts.text(PACKAGES)) or () if p.name == "gpg-pubkey"]
     keys = [line.split(" ", 3)[-1] for line in facts.lines(_KEYS)]
+    keys += [f"{package.name} {package.version}" for package in imported]
     known = flavour.allowed("package-keys")
     check.nothing(
         (k for k in keys if not any(fnmatchcase(k, a) for a in known)), expected="only keys of expect.package-keys"

@@ -41,13 +41,18 @@ STORAGE: Final = (
 
 KERNEL_TROUBLE: Final = (
     ("a kernel oops", r"\bOops:|\bBUG: |kernel BUG at|general protection fault|unable to handle (kernel|page fault)"),
-    ("a kernel warning", r"\bWARNING: (CPU|possible|suspicious|at )"),
+    ("a kernel warning", r"\bWARNING: (CPU|possible|suspicious|at |\S+:\d+ at )"),
     (
         "a stalled or locked up CPU",
         r"soft lockup|hard LOCKUP|rcu.*(stall|self-detected)|hung_task|blocked for more than \d+ seconds",
     ),
     ("a sanitizer's report", r"\b(KASAN|KCSAN|KFENCE|UBSAN|KMSAN): "),
-    ("damaged storage", r"I/O error|EXT4-fs error|erofs: .*(corrupt|failed)|verity: .*corrupted|Buffer I/O"),
+    (
+        "damaged storage",
+        r"I/O error|EXT4-fs error|erofs\b.*(corrupt|failed|bogus)|verity: .*corrupted|Buffer I/O|SQUASHFS error"
+        r"|BTRFS\b.*(\berror\b|critical|corrupt [1-9]|csum failed)|XFS \(.*(Corruption|CRC error|Internal error)"
+        r"|F2FS-fs .*(error|inconsisten)|Remounting filesystem read-only",
+    ),
     ("a machine check", r"mce: \[Hardware Error\]|Machine check"),
 )
 OOM: Final = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from seatrial.errors import ObservationError
@@ -27,10 +27,12 @@ PACKAGES: Final = (
     "if command -v dpkg-query >/dev/null 2>&1; then dpkg-query -W -f '${db:Status-Status} ${Package} ${Version}\\n'; "
     "elif command -v rpm >/dev/null 2>&1; then rpm -qa --qf 'installed %{NAME} %{EVR}\\n' | sort; else echo none; fi"
 )
-# Sources of apt in both styles, and repositories of dnf, tdnf and yum; each line with its file.
+_MIRRORS: Final = "/etc/apt/mirrors/"
+# Sources of apt in both styles and the lists of mirrors that they name (apt-transport-mirror(1)), and repositories of
+# dnf, tdnf and yum; each line with its file.
 SOURCES: Final = (
     "for f in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources "
-    "/etc/yum.repos.d/*.repo; do if [ -f $f ]; then echo \"file $f\"; sed 's/^/ /' $f; fi; done"
+    f"{_MIRRORS}* /etc/yum.repos.d/*.repo; do if [ -f $f ]; then echo \"file $f\"; sed 's/^/ /' $f; fi; done"
 )
 # The main settings of yum, dnf, dnf5 (drop-ins first: dnf.conf has the last word, dnf5.conf(5)) and tdnf.
 RPM_SETTINGS: Final = (
@@ -43,7 +45,7 @@ VERIFY: Final = (
     "if command -v dpkg >/dev/null 2>&1; then "
     "dpkg --verify $(dpkg-query -W -f '${binary:Package}\\n' | grep -v '^linux-image-'); "
     "elif command -v rpm >/dev/null 2>&1; then "
-    "rpm -Va --nomtime --nordev --nouser --nogroup --nomode --nocaps; else echo none; fi"
+    "rpm -Va --nodeps --nomtime --nordev --nouser --nogroup --nomode --nocaps; else echo none; fi"
 )
 _STATES: Final = re.compile(
     "not-installed|config-files|half-installed|unpacked|half-configured|triggers-awaited|triggers-pending|installed"
@@ -92,16 +94,30 @@ def parse_sources(text: str) -> tuple[Source, ...]:
     :raises ObservationError: a line belongs to no file, or is none of a source.
     """
     found: list[Source] = []
+    mirrors: dict[str, list[str]] = {}
     for path, lines in _files(text):
-        if path.endswith(".sources"):
+        if path.startswith(_MIRRORS):
+            mirrors[path] = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
+        elif path.endswith(".sources"):
             found += _deb822(path, lines)
         elif path.endswith(".repo"):
             found += _repositories(path, lines)
         else:
-            found += [_one_line(path, line) for line in lines if re.match(r"deb(-src)?\s", line)]
-            if strange := [one for one in lines if not re.match(r"(deb(-src)?\s|#|$)", one)]:
+            found += [_one_line(path, line) for line in lines if re.match(r"\s*deb(-src)?\s", line)]
+            if strange := [one for one in lines if not re.match(r"\s*(deb(-src)?\s|#|$)", one)]:
                 raise ObservationError(f"{path} holds {strange[0][:200]!r}, which is no package source")
-    return tuple(found)
+    return tuple(each for one in found for each in _at_mirrors(one, mirrors))
+
+
+def _at_mirrors(source: Source, mirrors: Mapping[str, Sequence[str]]) -> Iterator[Source]:
+    """Give ``source`` once for each address in the list of mirrors that it names, or as it is."""
+    address, _blank, rest = source.place.partition(" ")
+    named = re.fullmatch(r"mirror\+file:(?://)?(/.*)", address)
+    if named is None or not mirrors.get(named[1]):
+        yield source
+        return
+    for mirror in mirrors[named[1]]:
+        yield replace(source, place=f"{mirror} {rest}".strip())
 
 
 def parse_rpm_settings(text: str) -> Mapping[str, Mapping[str, str]]:
@@ -168,8 +184,9 @@ def _repositories(path: str, lines: Sequence[str]) -> Iterator[Source]:
     """Give the enabled sections of a file in the style of yum and dnf."""
     for _name, section in _sections(path, lines):
         if section.get("enabled", "1").lower() not in {"0", "no", "false", "off"}:
-            place = section.get("baseurl") or section.get("metalink") or section.get("mirrorlist") or "no address"
-            yield Source(path, place, section)
+            named = " ".join(section.get(key, "") for key in ("baseurl", "metalink", "mirrorlist"))
+            for place in re.split(r"[\s,]+", named.strip()) if named.strip() else ["no address"]:
+                yield Source(path, place, section)
 
 
 def _sections(path: str, lines: Sequence[str]) -> Iterator[tuple[str, Mapping[str, str]]]:
@@ -201,9 +218,10 @@ def parse_verify(text: str) -> tuple[str, ...] | None:
         return None
     found = []
     for line in filter(None, text.split("\n")):
-        match = re.fullmatch(r"(missing|[.?A-Z0-9]{8,9})\s+(?:([cdglr])\s+)?(/.*?)(?: \([^)]*\))?", line)
+        match = re.fullmatch(r"(missing|[.?A-Z0-9]{8,9})\s+(?:([acdglmr])\s+)?(/.*?)(?: \([^)]*\))?", line)
         if not match:
             raise ObservationError(f"the package manager said {line[:200]!r}, which is no verdict on a file")
-        if match[2] != "c" and (match[1] == "missing" or "5" in match[1]):
+        # Of a file that became a link rpm compares only where it leads. Artifacts are what a build leaves of itself.
+        if match[2] not in {"a", "c"} and (match[1] == "missing" or {"5", "L"} & set(match[1])):
             found.append(f"{'missing' if match[1] == 'missing' else 'changed'} {match[3]}")
     return tuple(found)
