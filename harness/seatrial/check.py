@@ -12,6 +12,7 @@ __all__ = ["Check", "NotApplicable", "NotChecked"]
 
 _SHOWN = 20
 _LONGEST = 300
+_MORE = 20  # letters of "and 123456 more"
 
 
 class NotApplicable(Exception):
@@ -47,8 +48,11 @@ class Check:
     def nothing(self, found: Iterable[object], *, expected: str) -> None:
         """Record whether ``found`` is empty; what was found is shown."""
         items = [str(item) for item in found]
-        more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-        self.holds(not items, expected=expected, seen=", ".join(items[:_SHOWN]) + more if items else "none")
+        shown = items[:_SHOWN]
+        while len(shown) > 1 and len(", ".join(shown)) > _LONGEST - _MORE:
+            shown.pop()
+        more = f" and {len(items) - len(shown)} more" if len(items) > len(shown) else ""
+        self.holds(not items, expected=expected, seen=", ".join(shown) + more if items else "none")
 
     def not_applicable(self, reason: str) -> NoReturn:
         """End the check: the control makes no sense on this guest.

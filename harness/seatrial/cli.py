@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -132,6 +133,9 @@ def judge(facts: Path, suites: tuple[str, ...], quiet: bool, **given: str | None
     """
     from seatrial.plugin import gate as run_gate
 
+    # What a CI server says of its next gate says nothing of these facts.
+    for name in ("IMAGE", "KERNEL", "LYNIS"):
+        os.environ.pop(f"SEATRIAL_{name}", None)
     folders = [str(folder) for folder in suite_folders(suites)]
     sys.exit(run_gate([f"--facts={facts}"], folders, _as_options(given), quiet=quiet))
 
@@ -213,6 +217,8 @@ def mutants(  # one parameter an option
     from seatrial.mutants_file import read_mutants
     from seatrial.mutation_run import chosen, default_jobs, run_mutants
 
+    if output is not None and file is not None and output.exists() and output.samefile(file):
+        raise click.UsageError("--json and --mutants name the same file: the results would take the mutants' place")
     seeded = chosen(read_mutants(file) if file is not None else our_mutants(), only)
     names = images or tuple(f"demo:{recipe.name}" for recipe in recipes())
     subjects = [_subject(name, given["seatrial_flavour"]) for name in names]
@@ -239,6 +245,8 @@ def _subject(name: str, flavour: str | None) -> Any:
         called = name.removeprefix("demo:")
         path = _built(called)
         flavour = flavour or next((recipe.flavour for recipe in recipes() if recipe.name == called), None)
+    if not path.is_file():
+        raise ConfigError(f"image {name!r} does not exist", hint="--image FILE|demo:NAME; each is tried in turn")
     chosen = [f"--flavour={flavour}"] if flavour else []
     return Subject(path.name if not name.startswith("demo:") else name, (f"--image={path}", *chosen))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import json
 import secrets
 import shutil
@@ -31,7 +32,7 @@ from seatrial.policy.controls import HostKind
 from seatrial.progress import Progress
 from seatrial.report.atomic import write_atomic
 from seatrial.session import Candidate, examine, first_usable, launch_of, patience_for, watch_for_hangs
-from seatrial.suites import flavour_names
+from seatrial.suites import flavour_names, recognition_rules
 
 __all__ = ["with_flavour"]
 
@@ -62,7 +63,9 @@ def with_flavour(settings: Settings, progress: Progress) -> Settings:
         return settings
     candidate = examine(dataclasses.replace(settings, flavour=_PROVISIONAL), progress)
     progress.phase("no flavour was given: taking the candidate's digest, by which it may be known")
-    note = cache_dir("recognised") / f"{_digest(candidate)}.json"
+    # Other rules may call the same candidate something else.
+    rules = hashlib.sha256(json.dumps(recognition_rules(), sort_keys=True, default=list).encode()).hexdigest()
+    note = cache_dir("recognised") / f"{_digest(candidate)}-{rules[:16]}.json"
     seen = _remembered(note)
     if seen is None:
         seen = _asked(candidate, progress)

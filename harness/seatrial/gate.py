@@ -44,7 +44,7 @@ from seatrial.report.record import (
 from seatrial.report.write import write_reports
 from seatrial.restore import FREEZABLE
 from seatrial.session import Candidate, Session, booted
-from seatrial.suites import Suite
+from seatrial.suites import Suite, flavour_lineage
 from seatrial.workshop import SPARE_PORT
 from seatrial.writes import EVIDENCE, DiskWatch, disk_watch, facts_of, keep
 
@@ -184,7 +184,11 @@ class Run:
     def _judge_disk(self, disk: DiskWatch) -> None:
         """Keep what the guest wrote to its disk, and judge it; when it cannot be told, its controls are in error."""
         image, flavour = self.candidate.image, self.candidate.flavour
-        judged = [(s, c) for s, c in self.controls.values() if c.probe_kind == PROBE and flavour.kind in c.applies_to]
+        judged = [
+            (s, c)
+            for s, c in self.controls.values()
+            if c.probe_kind == PROBE and why_not_applicable(c, flavour) is None
+        ]
         try:
             found = disk.written(image)
             self.record = replace(self.record, disk_writes=facts_of(found, flavour))
@@ -216,6 +220,9 @@ class Run:
         """Keep which flavour the system says that it is; a system that does not say is judged all the same."""
         with contextlib.suppress(ObservationError, SessionError):
             found = recognised(session.facts)
+            judged_as = self.candidate.settings.flavour
+            if judged_as and found.flavour in flavour_lineage(judged_as)[1:]:
+                return  # one's own flavour of that system
             self.record = replace(
                 self.record,
                 flavour=replace(self.record.flavour, recognised=found.flavour, recognised_by=found.because),

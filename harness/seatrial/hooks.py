@@ -65,10 +65,13 @@ class Judging:
         """Fix the selected controls before anything boots; leave out checks of controls for another kind of image."""
         from seatrial.copies import redirect
         from seatrial.plan import make_plan, without_live_checks
+        from seatrial.suites import named_suites
 
         checks = [_collected(item) for item in items]
         with user_errors():
-            plan = make_plan(tables_of(config), checks, self.candidate.flavour, root=config.rootpath)
+            tables = tables_of(config)
+            own = named_suites(config.args, config.invocation_params.dir, tables)
+            plan = make_plan(tables, checks, self.candidate.flavour, root=config.rootpath, named=own)
             if self.candidate.settings.facts:
                 plan = without_live_checks(plan, {item.nodeid for item in items if _needs(item) is None})
         self.plan = plan

@@ -74,9 +74,9 @@ def read_jobs(path: Path) -> tuple[Job, ...]:
 def _faults(jobs: Sequence[Job]) -> list[str]:
     known = flavour_names()
     faults = [
-        f"{job.name}: unknown flavour {job.flavour!r}; known: {', '.join(known)}"
+        f"{job.name}: unknown flavour {job.flavour!r}; known: {', '.join(known)}, and files called *.toml"
         for job in jobs
-        if job.flavour not in known
+        if job.flavour not in known and not job.flavour.endswith(".toml")
     ]
     # Azure knows letters, digits and _ only, so that is what makes a name unlike another.
     twice = [name for name, number in Counter(_plain(job.name) for job in jobs).items() if number > 1]
@@ -121,7 +121,8 @@ def _gitlab(jobs: Sequence[Job]) -> str:
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]", "_", name)
+    plain = re.sub(r"[^A-Za-z0-9]", "_", name)
+    return f"image_{plain}" if plain[0].isdigit() else plain  # a job's name may not begin with a digit
 
 
 _WRITERS: Final[Mapping[str, Callable[[Sequence[Job]], str]]] = {

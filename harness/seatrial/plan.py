@@ -111,14 +111,17 @@ def _deviating(row: Control, deviation: Deviation | None) -> Control:
     return changed
 
 
-def make_plan(tables: Suites, checks: Sequence[Collected], flavour: Flavour, *, root: Path) -> Plan:
+def make_plan(
+    tables: Suites, checks: Sequence[Collected], flavour: Flavour, *, root: Path, named: Sequence[Suite] = ()
+) -> Plan:
     """Return the plan for ``checks``; every control of every suite they touch is selected, checked or not.
 
+    :param named: suites whose controls are selected whether or not a check of theirs was collected.
     :raises ConfigError: a check names a control that its table does not have, or two checks claim one control.
     """
     control_of: dict[str, str] = {}
     others: list[Control] = []
-    suites: dict[Path, Suite] = {}
+    suites = {suite.folder: suite for suite in named}
     for check in checks:
         suite = tables.of(check.path)
         if suite is not None:
@@ -132,6 +135,7 @@ def make_plan(tables: Suites, checks: Sequence[Collected], flavour: Flavour, *, 
     if others:
         listed.append(Suite(name=OTHER, folder=root, controls=tuple(others)))
     controls = [control for suite in listed for control in suite.controls]
+    _refuse_idle_deviations(controls, flavour)
     left_out = frozenset(control.id for control in controls if why_not_applicable(control, flavour) is not None)
     checked = set(control_of.values())
     reason = "no check for it was collected: it was deselected on the command line, or the suite has none"
@@ -145,6 +149,19 @@ def make_plan(tables: Suites, checks: Sequence[Collected], flavour: Flavour, *, 
         },
         not_applicable=left_out,
     )
+
+
+def _refuse_idle_deviations(controls: Sequence[Control], flavour: Flavour) -> None:
+    """Refuse a stricter probe that nothing would look at.
+
+    :raises ConfigError: a deviation gives a probe to a control that has none.
+    """
+    idle = [c.id for c in controls if c.probe_kind is None and (d := flavour.deviations.get(c.id)) and d.probe]
+    if idle:
+        raise ConfigError(
+            f"flavour {flavour.name!r} gives a probe to {', '.join(idle)}, which no table judges: it would not count",
+            hint="only controls with a probe in their controls.toml take another one; lists go into [expect]",
+        )
 
 
 def why_not_applicable(control: Control, flavour: Flavour) -> str | None:

@@ -139,6 +139,16 @@ def user_errors() -> Iterator[None]:
         pytest.exit(f"cannot judge: {exc}", returncode=exc.exit_status)
 
 
+class _Unreadable:
+    """Says why a file of checks cannot be read: a gate shows no tracebacks of checks."""
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Write what collecting met."""
+        for report in terminalreporter.stats.get("error", []):
+            if isinstance(report, pytest.CollectReport):
+                terminalreporter.write_line(f"{report.nodeid} cannot be read:\n{report.longreprtext}")
+
+
 def gate(subject: Sequence[str], folders: Sequence[str], options: Sequence[str], *, quiet: bool) -> int:
     """Judge ``subject`` by the suites in ``folders`` in this process and return the exit status of the gate.
 
@@ -163,7 +173,7 @@ def gate(subject: Sequence[str], folders: Sequence[str], options: Sequence[str],
         *subject,
     ]
     try:
-        return int(pytest.main([*arguments, *options, *folders]))
+        return int(pytest.main([*arguments, *options, *folders], plugins=[_Unreadable()]))
     except KeyboardInterrupt:
         # A second Ctrl-C, while the first one's end was written down: what is on disk says reject.
         sys.stderr.write("seatrial: interrupted again; the record so far says reject, and nothing is left running\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 from seatrial.errors import ConfigError
 from seatrial.layout import data_dir
 from seatrial.policy.controls import Control, parse_controls
-from seatrial.policy.flavours import Flavour, Origin, explain_flavour, load_flavour
+from seatrial.policy.flavours import Flavour, Origin, explain_flavour, lineage, load_flavour
 from seatrial.policy.recognition import Rules
 
 __all__ = [
@@ -17,7 +17,9 @@ __all__ = [
     "Suites",
     "built_in_suites",
     "explained_flavour",
+    "flavour_lineage",
     "flavour_names",
+    "named_suites",
     "read_flavour",
     "recognition_rules",
     "suite_folders",
@@ -82,13 +84,35 @@ def suite_folders(names: Sequence[str]) -> tuple[Path, ...]:
     folders = []
     for name in names or known:
         folder = data_dir("suites") / name if name in known else Path(name)
+        own = Path(name) / TABLE
+        if name in known and own.is_file() and not own.samefile(folder / TABLE):
+            raise ConfigError(
+                f"suite {name!r} is a built-in one, and a folder of yours here",
+                hint=f"./{name} is the folder; to judge by both, name both",
+            )
         if not (folder / TABLE).is_file():
             raise ConfigError(
                 f"suite {name!r} is neither a built-in suite nor a folder with a {TABLE}",
-                hint=f"built-in suites: {', '.join(known)}",
+                hint=f"built-in suites: {', '.join(known)}; lynis's report is judged with --lynis",
             )
         folders.append(folder.absolute())
     return tuple(folders)
+
+
+def named_suites(arguments: Sequence[str], where: Path, tables: Suites) -> tuple[Suite, ...]:
+    """Return the user's own suites among ``arguments``, folders that pytest was given, and right below them.
+
+    One whose checks pytest does not find (a file that is not called ``test_*.py``) must not be forgotten.
+
+    :param where: the folder that relative arguments start from.
+    :raises ConfigError: a table is faulty.
+    """
+    folders = [where / argument for argument in arguments if (where / argument).is_dir()]
+    places = [place for folder in folders for place in (folder, *sorted(folder.glob("*/")))]
+    own = [place for place in places if data_dir("suites") not in (place.resolve(), *place.resolve().parents)]
+    return tuple(
+        suite for place in own if (place / TABLE).is_file() and (suite := tables.of(place / TABLE)) is not None
+    )
 
 
 def flavour_names() -> tuple[str, ...]:
@@ -103,8 +127,7 @@ def read_flavour(name: str) -> Flavour:
 
     :raises ConfigError: unknown, unreadable or faulty.
     """
-    called = Path(name).stem if name.endswith(".toml") else name
-    return load_flavour(name, _flavour_text(name), known=flavour_names(), called=called)
+    return load_flavour(name, _flavour_text(name), known=flavour_names(), called=_called(name))
 
 
 def explained_flavour(name: str) -> tuple[Origin, ...]:
@@ -112,7 +135,19 @@ def explained_flavour(name: str) -> tuple[Origin, ...]:
 
     :raises ConfigError: unknown or faulty.
     """
-    return explain_flavour(name, _flavour_text(name), known=flavour_names())
+    return explain_flavour(name, _flavour_text(name), known=flavour_names(), called=_called(name))
+
+
+def flavour_lineage(name: str) -> tuple[str, ...]:
+    """Return the flavours that flavour ``name`` is made of, itself first.
+
+    :raises ConfigError: unknown or faulty.
+    """
+    return lineage(name, _flavour_text(name), known=flavour_names())
+
+
+def _called(name: str) -> str:
+    return Path(name).stem if name.endswith(".toml") else name
 
 
 def recognition_rules() -> Rules:

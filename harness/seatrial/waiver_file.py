@@ -35,7 +35,11 @@ def read_waivers(named: Path | None, beside: Path, flavour: Flavour, today: date
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"waivers file {str(path)!r} cannot be read: {exc}") from exc
     items = parse_waivers(
-        text, where=f"waivers file {str(path)!r}", flavours=flavour_names(), limits=flavour.waivers, today=today
+        text,
+        where=f"waivers file {str(path)!r}",
+        flavours={*flavour_names(), flavour.name},
+        limits=flavour.waivers,
+        today=today,
     )
     return Waivers(items=items, flavour=flavour.name, today=today, file=str(path))
 

@@ -29,7 +29,7 @@ from seatrial.suites import Suites, explained_flavour, flavour_names, read_flavo
 from suite_bench import Guest, bench, recorded
 
 FOLDER = data_dir("suites") / "flavours"
-RO_USR = "21 1 254:0 / /usr ro,relatime - btrfs /dev/mapper/usr ro\n22 1 253:9 / / rw - ext4 /dev/vda9 rw\n"
+RO_USR = "21 1 0:29 / /usr ro,relatime - btrfs /dev/mapper/usr ro\n22 1 253:9 / / rw - ext4 /dev/vda9 rw\n"
 RW_ROOT = "22 1 253:2 / / rw,relatime - ext4 /dev/vda2 rw\n"
 
 
@@ -42,7 +42,7 @@ RW_ROOT = "22 1 253:2 / / rw,relatime - ext4 /dev/vda2 rw\n"
         ),
         ("ID=azurecontainerlinux\nVERSION_ID=3.0.20250101", "azure-container-linux"),
         ('ID=azurelinux\nVERSION_ID="3.0"\nVARIANT_ID=osguard', "azurelinux-osguard"),
-        ('ID=azurelinux\nVERSION_ID="3.0"\nVARIANT_ID=osguard-ci', "azurelinux-osguard"),
+        ('ID=azurelinux\nVERSION_ID="3.0"\nVARIANT_ID=osguard-ci', "azurelinux-osguard-ci"),
         ('ID=azurelinux\nVERSION_ID="3.0"\nVARIANT_ID=qemu-guest', "azurelinux-3"),
         ('ID=azurelinux\nVERSION_ID="3.0"', "azurelinux-3"),
         ("ID=azurelinux\nID_LIKE=fedora\nVERSION_ID=4.0\nVARIANT_ID=cloud", "azurelinux-4"),
@@ -66,10 +66,28 @@ def test_an_unknown_system_is_judged_by_how_usr_is_mounted_and_that_is_said(moun
     assert found.because == f"no flavour claims ID=arch; it is judged as {flavour}, by how /usr is mounted"
 
 
+@pytest.mark.parametrize(
+    ("os_release", "mounts", "flavour"),
+    [
+        ("ID=debian\n", RO_USR, "immutable-host"),
+        ("ID=debian\n", RW_ROOT, "debian-general"),
+        ("ID=debian\nVARIANT_ID=seatrial-general\n", RO_USR, "debian-general"),
+        ("ID=flatcar\n", RO_USR, "flatcar"),
+        ("ID=flatcar\n", RW_ROOT, "flatcar"),
+    ],
+)
+def test_a_read_only_usr_makes_an_immutable_host_of_what_says_no_variant(
+    os_release: str, mounts: str, flavour: str
+) -> None:
+    found = recognised(Recorded([Answer(OS_RELEASE, 0, os_release, ""), Answer(MOUNTINFO, 0, mounts, "")]))
+    assert found.flavour == flavour
+    assert ("/usr is mounted read-only" in found.because) is (flavour == "immutable-host")
+
+
 def test_two_flavours_that_claim_one_system_with_equal_right_are_an_error() -> None:
-    rules = {"one": [{"ID": "x"}], "two": [{"ID": "x*"}]}
-    with pytest.raises(ConfigError, match="flavours 'one' and 'two' both claim ID=x"):
-        recognise({"ID": "x"}, rules, kind=None)
+    rules = {"one": [{"ID": "x?"}], "two": [{"ID": "x*"}]}
+    with pytest.raises(ConfigError, match="flavours 'one' and 'two' both claim ID=xy"):
+        recognise({"ID": "xy"}, rules, kind=None)
 
 
 def test_the_rule_that_names_more_wins() -> None:
@@ -287,7 +305,14 @@ def test_controls_are_listed_with_sources_and_mutants_and_those_without_are_mark
     ("text", "said"),
     [
         ("mutants: [", "is not valid YAML"),
-        ("mutants:\n- {id: M1, stage: X, change: y, caught_by: a}\n", "mutants.0.stage"),
+        ("mutants:\n- {id: M1, stage: X, change: y, caught_by: a}\n", "mutants.M1.stage"),
+        ("mutants:\n- {stage: G, change: y, caught_by: a}\n", "mutants.0.id"),
+        ("", "holds nothing, expected a table with the key 'mutants'"),
+        ("- {id: M1, stage: G, change: y, caught_by: a}\n", "holds a list, expected a table"),
+        ("mutants: []\n", "has neither mutants nor harmless variants"),
+        ("mutants: []\nbenign: []\nmutants: []\n", "the key 'mutants' stands more than once"),
+        ("mutants:\n- {id: M1, stage: K, change: ' ', caught_by: a}\n", "mutants.M1.change"),
+        ("mutants:\n- {id: M1, stage: K, change: drop, caught_by: a}\n", "change 'drop' names no word"),
         ("mutants:\n- {id: M1, stage: G, change: y}\n", "either caught_by or stays_green names controls"),
         (
             "mutants:\n- {id: M1, stage: G, change: y, caught_by: a}\n- {id: M1, stage: G, change: y, caught_by: a}\n",

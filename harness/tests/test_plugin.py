@@ -19,6 +19,9 @@ from seatrial.errors import (
 )
 from seatrial.evidence.disk.partitions import Region
 from seatrial.evidence.disk.writes import Change
+from seatrial.layout import data_dir
+from seatrial.plan import make_plan
+from seatrial.suites import Suites, named_suites, read_flavour
 
 
 def test_without_an_image_the_suites_refuse_to_run(pytester: pytest.Pytester) -> None:
@@ -92,6 +95,18 @@ def test_a_faulty_suite_is_a_usage_error(pytester: pytest.Pytester, checks: str,
     result = run(pytester, image(pytester), "--flavour=debian-general", suite(pytester, checks, table))
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     pytest.LineMatcher([result.stderr.str().replace("\n", " ")]).fnmatch_lines([f"*{text}*"])
+
+
+def test_a_suite_whose_checks_pytest_does_not_find_is_not_forgotten(tmp_path: Path) -> None:
+    for name in ("found", "misnamed"):
+        (tmp_path / "all" / name).mkdir(parents=True)
+        (tmp_path / "all" / name / "controls.toml").write_text(TABLE.replace("-control", f"-{name}"))
+    tables = Suites()
+    named = named_suites(["all", str(tmp_path / "all" / "found"), "all/found/test_x.py"], tmp_path, tables)
+    assert {suite.name for suite in named} == {"found", "misnamed"}
+    plan = make_plan(tables, [], read_flavour("debian-general"), root=tmp_path, named=named)
+    assert {"first-found", "first-misnamed"} <= plan.unchecked.keys()
+    assert named_suites([str(data_dir("suites"))], tmp_path, tables) == ()
 
 
 def test_a_folder_of_plain_tests_is_left_alone(pytester: pytest.Pytester) -> None:
@@ -367,12 +382,20 @@ def test_a_faulty_waivers_file_is_a_usage_error_before_anything_boots(pytester: 
 def test_a_second_interrupt_says_that_nothing_was_judged(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(_arguments: list[str]) -> int:
+    def interrupted(_arguments: list[str], **_plugins: object) -> int:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pytest, "main", interrupted)
     assert seatrial.plugin.gate("--image=x", ["/tmp"], [], quiet=True) == 2
     assert "interrupted again" in capsys.readouterr().err
+
+
+def test_a_file_of_checks_that_cannot_be_read_says_why(pytester: pytest.Pytester) -> None:
+    folder = suite(pytester, "import what_is_not_there\n")
+    facts = data_dir("suites").parent / "fixtures" / "facts" / "demo-general" / "facts.json"
+    done = pytester.run(sys.executable, "-m", "seatrial", "judge", facts, f"--suite={folder}")
+    assert done.ret == pytest.ExitCode.INTERRUPTED
+    done.stdout.fnmatch_lines(["test_mine.py cannot be read:", "*No module named 'what_is_not_there'"])
 
 
 @pytest.mark.parametrize("place", ["file", "file/below"])

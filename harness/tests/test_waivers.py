@@ -131,6 +131,8 @@ def test_extensions_are_counted() -> None:
         ({"flavour": '"debain"'}, "unknown flavour 'debain'; known: debian-general, debian-immutable"),
         ({"control": '"*"'}, "the glob names no control: it would accept every failure"),
         ({"control": '"?*-*"'}, "the glob names no control"),
+        ({"control": '"[a-z0-9]*"'}, "the glob names no control"),
+        ({"granted": "2026-06-30"}, "it was granted on 2026-06-30, and today is 2026-"),
         ({"extended": "[2026-08-01]"}, "one of them is not before 2026-07-01"),
         ({"extended": "[2026-01-01, 2026-01-01]"}, "extended holds one expiry twice"),
         ({"granted": "2026-08-01"}, "it was granted on 2026-08-01, after it expired"),

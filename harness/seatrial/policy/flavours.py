@@ -34,6 +34,7 @@ __all__ = [
     "Route",
     "WaiverLimits",
     "explain_flavour",
+    "lineage",
     "load_flavour",
     "merged_budgets",
 ]
@@ -263,12 +264,14 @@ def load_flavour(
         raise ConfigError(f"flavour {name!r} ({chain}) is not valid:\n{_faults(exc)}") from exc
 
 
-def explain_flavour(name: str, read: Callable[[str], str | None], *, known: tuple[str, ...]) -> tuple[Origin, ...]:
+def explain_flavour(
+    name: str, read: Callable[[str], str | None], *, known: tuple[str, ...], called: str | None = None
+) -> tuple[Origin, ...]:
     """Return the effective policy of flavour ``name``, value by value, each with where it comes from.
 
     :raises ConfigError: as :func:`load_flavour`.
     """
-    load_flavour(name, read, known=known)
+    load_flavour(name, read, known=known, called=called)
     origins: dict[str, Origin] = {}
     for layer in reversed(_layers(name, read, known)):
         for key, value in _flat(layer.table):
@@ -278,6 +281,14 @@ def explain_flavour(name: str, read: Callable[[str], str | None], *, known: tupl
                 key, value, layer.name, because.reason if because else "", because.source if because else ""
             )
     return tuple(origins[key] for key in sorted(origins) if key != "abstract")
+
+
+def lineage(name: str, read: Callable[[str], str | None], *, known: tuple[str, ...]) -> tuple[str, ...]:
+    """Return ``name`` and the flavours that it inherits, the nearest first.
+
+    :raises ConfigError: as :func:`load_flavour`.
+    """
+    return tuple(layer.name for layer in _layers(name, read, known))
 
 
 def _layers(name: str, read: Callable[[str], str | None], known: tuple[str, ...]) -> tuple[_Layer, ...]:

@@ -28,7 +28,8 @@ def recognise(os_release: Mapping[str, str], rules: Rules, *, kind: HostKind | N
     """Return the flavour of a system; for an unknown one the general flavour of its ``kind``, if that is known.
 
     :param rules: by flavour, alternatives; each is names of os-release with globs for their values. One that names
-        VARIANT_ID goes before one that names ID, that before ID_LIKE, and within these the one that names most.
+        VARIANT_ID goes before one that names ID, that before ID_LIKE, and within these the one that names most, then
+        the one with the fewest globs.
     :raises ConfigError: two flavours claim the system with equal right.
     """
     claims = [
@@ -63,8 +64,9 @@ def _holds(name: str, pattern: str, os_release: Mapping[str, str]) -> bool:
     return any(fnmatchcase(one, pattern) for one in values)
 
 
-def _rank(rule: Mapping[str, str]) -> tuple[int, int]:
-    return next((number for number, name in enumerate(_ORDER) if name in rule), len(_ORDER)), -len(rule)
+def _rank(rule: Mapping[str, str]) -> tuple[int, int, int]:
+    place = next((number for number, name in enumerate(_ORDER) if name in rule), len(_ORDER))
+    return place, -len(rule), sum(any(letter in pattern for letter in "*?[") for pattern in rule.values())
 
 
 def _said(os_release: Mapping[str, str]) -> str:

@@ -104,7 +104,7 @@ def parse_waivers(
         waivers = _Table.model_validate(table).waiver
     except ValidationError as exc:
         raise ConfigError(f"{where} is not a valid table of waivers:\n{_schema_faults(exc, table)}") from exc
-    faults = [*_faults(waivers, flavours), *_beyond(waivers, limits, today)]
+    faults = [*_faults(waivers, flavours, today), *_beyond(waivers, limits, today)]
     if faults:
         raise ConfigError(f"{where} has waivers that cannot count:\n" + "\n".join(f"  {fault}" for fault in faults))
     return waivers
@@ -168,13 +168,13 @@ def _note(waiver: Waiver, verdicts: Sequence[Verdict], flavour: str, today: date
     )
 
 
-def _faults(waivers: Sequence[Waiver], flavours: Collection[str]) -> Iterator[str]:
+def _faults(waivers: Sequence[Waiver], flavours: Collection[str], today: date) -> Iterator[str]:
     seen: set[tuple[str, str]] = set()
     for number, waiver in enumerate(waivers, start=1):
         name = f"waiver {number} ({waiver.control})"
         if waiver.flavour not in flavours:
             yield f"{name}: unknown flavour {waiver.flavour!r}; known: {', '.join(sorted(flavours))}"
-        if not re.search(r"[a-z0-9]{2}", waiver.control):
+        if not re.search(r"[a-z0-9]{2}", re.sub(r"\[[^\]]*\]", "*", waiver.control)):
             yield f"{name}: the glob names no control: it would accept every failure"
         if (waiver.control, waiver.flavour) in seen:
             yield f"{name}: there is another one for the same control and flavour"
@@ -185,6 +185,8 @@ def _faults(waivers: Sequence[Waiver], flavours: Collection[str]) -> Iterator[st
             yield f"{name}: extended holds one expiry twice"
         if waiver.granted is not None and waiver.granted > waiver.expires:
             yield f"{name}: it was granted on {waiver.granted}, after it expired"
+        if waiver.granted is not None and waiver.granted > today:
+            yield f"{name}: it was granted on {waiver.granted}, and today is {today}"
 
 
 def _beyond(waivers: Sequence[Waiver], limits: WaiverLimits, today: date) -> Iterator[str]:
