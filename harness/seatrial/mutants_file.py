@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -43,7 +44,7 @@ class Mutant(BaseModel):
 
     id: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9]*[0-9]+$")]
     stage: Stage
-    change: Annotated[str, Field(min_length=1)]
+    change: Annotated[str, Field(pattern=r"\S")]
     caught_by: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
     stays_green: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
     note: str = ""
@@ -52,6 +53,8 @@ class Mutant(BaseModel):
     def _one_of_both(self) -> Mutant:
         if bool(self.caught_by) == bool(self.stays_green):
             raise ValueError("either caught_by or stays_green names controls")
+        if self.stage is Stage.COMMAND_LINE and self.change.split() in (["add"], ["drop"]):
+            raise ValueError(f"change {self.change!r} names no word")
         return self
 
     @property
@@ -67,6 +70,31 @@ class _File(BaseModel):
     benign: tuple[Mutant, ...] = ()
 
 
+class _OnceLoader(yaml.SafeLoader):
+    """Refuses a key that stands twice: YAML keeps the last one unseen, and two files put together have such."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Return the mapping of ``node``.
+
+        :raises yaml.YAMLError: a key stands in it twice.
+        """
+        keys = [self.construct_object(key, deep=True) for key, _value in node.value]
+        if twice := [key for key, number in Counter(map(str, keys)).items() if number > 1]:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {twice[0]!r} stands more than once", node.start_mark
+            )
+        return super().construct_mapping(node, deep=deep)
+
+
+def _place(place: Sequence[str | int], table: Mapping[str, Any]) -> str:
+    """Return where a fault is: by the mutant's id, where it has one."""
+    try:
+        named = table[str(place[0])][place[1]]["id"]
+    except (KeyError, IndexError, TypeError):
+        return ".".join(map(str, place))
+    return ".".join(map(str, (place[0], named, *place[2:])))
+
+
 def read_mutants(path: Path) -> tuple[Mutant, ...]:
     """Return the mutants in file ``path``, and the harmless variants behind them.
 
@@ -80,14 +108,19 @@ def read_mutants(path: Path) -> tuple[Mutant, ...]:
     if len(data) > _MOST_BYTES:
         raise ConfigError(f"mutants file {str(path)!r} has more than {_MOST_BYTES >> 20} MiB")
     try:
-        table = yaml.safe_load(data)
+        table = yaml.load(data, Loader=_OnceLoader)  # noqa: S506 -- it is a safe loader
+        if not isinstance(table, dict):
+            kind = "nothing" if table is None else f"a {type(table).__name__}"
+            raise ConfigError(f"mutants file {str(path)!r} holds {kind}, expected a table with the key 'mutants'")
         found = _File.model_validate(table)
     except (yaml.YAMLError, RecursionError) as exc:
         raise ConfigError(f"mutants file {str(path)!r} is not valid YAML: {exc}") from exc
     except ValidationError as exc:
-        faults = "\n".join(f"  {'.'.join(map(str, f['loc']))}: {f['msg']}" for f in exc.errors())
+        faults = "\n".join(f"  {_place(f['loc'], table)}: {f['msg']}" for f in exc.errors())
         raise ConfigError(f"mutants file {str(path)!r} is not valid:\n{faults}") from exc
     mutants = (*found.mutants, *found.benign)
+    if not mutants:
+        raise ConfigError(f"mutants file {str(path)!r} has neither mutants nor harmless variants")
     if twice := sorted(name for name, number in Counter(m.id for m in mutants).items() if number > 1):
         raise ConfigError(f"mutants file {str(path)!r} has ids more than once: {', '.join(twice)}")
     return mutants

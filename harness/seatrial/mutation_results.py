@@ -62,12 +62,19 @@ def compared(
     changed = [n for n in changed if not any(fits(name, follows.get(n, ())) for name in mutant.caught_by)]
     unexpected = tuple(f"{name}: {after[name].outcome}: {after[name].because[:_SHOWN]}" for name in changed)
     error = ""
-    if killed_by or mutant.is_benign:
+    if mutant.is_benign and not any(fits(n, mutant.stays_green) and before[n].outcome is Outcome.PASS for n in before):
+        result = Result.NOT_APPLICABLE
+        error = f"no control that passes fits {', '.join(mutant.stays_green)}: that it stays green cannot be shown"
+    elif killed_by or mutant.is_benign:
         result = Result.KILLED if killed_by else Result.SURVIVED
     elif not any(n in before for n in mutant.caught_by):
         result, error = Result.SURVIVED, f"no suite that was judged has a control for it: {', '.join(mutant.caught_by)}"
     elif all(before[n].outcome is Outcome.NOT_APPLICABLE for n in mutant.caught_by if n in before):
         result, error = Result.NOT_APPLICABLE, _why_not(mutant, before)
+    elif all(before[n].rejects for n in mutant.caught_by if n in before):
+        error = f"red before the change, so nothing can be shown on this image: {_why_not(mutant, before)}"
+        is_fail = all(before[n].outcome is Outcome.FAIL for n in mutant.caught_by if n in before)
+        result = Result.NOT_APPLICABLE if is_fail else Result.SURVIVED
     else:
         result, error = Result.SURVIVED, _why_not(mutant, after)
     if unexpected:

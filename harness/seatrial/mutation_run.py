@@ -17,7 +17,7 @@ import pytest
 from seatrial.errors import ConfigError, SeatrialError
 from seatrial.hooks import Judging, callable_check
 from seatrial.layout import data_dir
-from seatrial.mutants_file import Mutant
+from seatrial.mutants_file import Mutant, Stage
 from seatrial.mutation import OF_ITS_OWN, Bench, Probe
 from seatrial.mutation_results import Tried, outcome_of
 from seatrial.plugin import JUDGING, MUTANTS
@@ -145,6 +145,11 @@ def _try_all(
         boot_again=functools.partial(_boot_again, ready),
         tell=progress.detail,
     )
+    known = {control.id for suite in ready.plan.suites for control in suite.controls}
+    asked = [m for m in mutants if m.stage not in (Stage.HARNESS, Stage.BUILD)]
+    if strange := sorted({name for m in asked for name in m.caught_by} - known):
+        more = f" and {len(strange) - 10} more" if len(strange) > 10 else ""
+        progress.note(f"no suite that is judged has the controls {', '.join(strange[:10])}{more}: they kill nothing")
     progress.phase(f"judging {len(ready.probes)} controls once, and freezing the guest")
     bench.warmed_up()
     progress.phase(f"trying {len(mutants)} mutants, {jobs} at a time")
@@ -233,7 +238,10 @@ def run_mutants(  # noqa: PLR0913  # one parameter an option of the command
 
 def _prepare(output: Path) -> None:
     try:
+        if output.is_symlink() or (output.exists() and not output.is_file()):
+            raise ConfigError(f"{str(output)!r} is no file: results are written to a file of their own (--json FILE)")
         output.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(output, "[]\n")  # what an earlier run wrote must not look like this one's
     except OSError as exc:
         raise ConfigError(
             f"the results cannot be written to {str(output)!r}: {exc.strerror}", hint="--json FILE names another place"

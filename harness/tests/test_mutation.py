@@ -71,6 +71,14 @@ def test_an_expected_control_that_merely_becomes_not_applicable_kills_nothing() 
 def test_a_control_that_was_red_before_proves_nothing() -> None:
     red = ALL_PASS | verdicts(one=Outcome.FAIL)
     assert compared(SEEDED, red, after(one=Outcome.FAIL), image="i").result is Result.SURVIVED
+    both = ALL_PASS | verdicts(one=Outcome.FAIL, two=Outcome.FAIL)
+    done = compared(SEEDED, both, both, image="i")
+    assert (done.result, done.error.partition(":")[0]) == (
+        Result.NOT_APPLICABLE,
+        "red before the change, so nothing can be shown on this image",
+    )
+    unclear = ALL_PASS | verdicts(one=Outcome.ERROR, two=Outcome.ERROR)
+    assert compared(SEEDED, unclear, unclear, image="i").result is Result.SURVIVED
 
 
 def test_it_is_not_applicable_where_none_of_its_controls_is() -> None:
@@ -92,6 +100,11 @@ def test_a_harmless_variant_may_change_what_it_does_not_name_only() -> None:
     assert compared(HARMLESS, ALL_PASS, after(one=Outcome.FAIL), image="i").result is Result.SURVIVED
     done = compared(HARMLESS, ALL_PASS, after(two=Outcome.FAIL), image="i")
     assert (done.result, done.unexpected) == (Result.FALSE_ALARM, ("two: fail: two is fail",))
+
+
+def test_a_harmless_variant_that_names_no_control_shows_nothing() -> None:
+    misspelt = Mutant(id="N2", stage=Stage.GUEST, change="x", stays_green=("thr33*",))
+    assert compared(misspelt, ALL_PASS, after(three=Outcome.FAIL), image="i").result is Result.NOT_APPLICABLE
 
 
 def tried(name: str, result: Result) -> Tried:
