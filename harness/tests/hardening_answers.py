@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from types import ModuleType, SimpleNamespace
 
-from seatrial.evidence import attempts, audit, cmdline, elf, randomness, verity
+from seatrial.evidence import attempts, audit, cmdline, elf, randomness, systemd, verity
 from seatrial.evidence.elf import parse_pieces
 from seatrial.guest.facts import Facts
 
@@ -60,7 +60,7 @@ def questions(modules: Mapping[str, ModuleType]) -> dict[str, str]:
         crypto._ADDED: "added",
         crypto._NOW: "now",
         crypto._SEEDED: "seeded",
-        crypto._SWITCHED: "switched",
+        systemd.MANAGER: "switched",
         crypto._SEEDS: "seeds",
         crypto._SWAP: "swap",
     }

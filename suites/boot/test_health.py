@@ -64,6 +64,7 @@ def test_no_rescue_or_emergency_is_active(facts: Facts, check: Check) -> None:
 def test_no_unit_is_stuck(facts: Facts, check: Check, flavour: Flavour) -> None:
     """No job waits, and no unit is on its way up or down, but what timers start in the background."""
     background = flavour.allowed("background-units")
+    facts.ask_all([UNSETTLED, JOBS])
     text = facts.text(UNSETTLED)
     moving = [f"{name} ({state})" for name, state in (parse_units(text) if text.strip() else {}).items()]
     jobs = parse_jobs(facts.text(JOBS))

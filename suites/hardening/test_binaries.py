@@ -49,6 +49,7 @@ def _set_id(facts: Facts) -> tuple[str, ...]:
 
 def _programs(facts: Facts, check: Check) -> tuple[list[Program], list[Program], frozenset[str]]:
     """Return the programs, the libraries that are loaded, and which of the programs are set-id."""
+    facts.ask_all([MOUNTINFO, LOADED])
     set_id = _set_id(facts)
     loaded = parse_loaded(facts.text(LOADED))
     programs = tuple(dict.fromkeys((*set_id, *loaded["program"])))

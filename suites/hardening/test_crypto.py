@@ -11,6 +11,7 @@ from seatrial.check import Check
 from seatrial.evidence.certificates import parse_bundle
 from seatrial.evidence.cmdline import CMDLINE, parse_cmdline
 from seatrial.evidence.files import lines_by_file
+from seatrial.evidence.systemd import MANAGER
 from seatrial.guest.facts import Facts
 from seatrial.policy.flavours import Flavour
 
@@ -62,8 +63,6 @@ _SEEDED = (
     "journalctl -b -q --no-pager -o short-monotonic _TRANSPORT=kernel | "
     "sed -n 's/^\\[ *\\([0-9.]*\\)\\].*random: crng init done.*/\\1/p'"
 )
-# Early enough for the first key that any service makes: before the system proper begins.
-_SWITCHED = "systemctl show --property=UserspaceTimestampMonotonic,KernelTimestampMonotonic"
 _SWAP = (
     "sed 1d /proc/swaps | while read -r f rest; do d=$f; if [ ! -b $f ]; then d=$(df -P $f | sed -n '2s/ .*//p'); fi; "
     # A volume of LVM is as secret as what it lies on.
@@ -168,11 +167,12 @@ def test_authorities_are_valid_and_expected(facts: Facts, check: Check, flavour:
 
 @pytest.mark.control("crypt-rng")
 def test_random_numbers_are_ready_before_services(facts: Facts, check: Check) -> None:
-    facts.ask_all([_SEEDED, _SWITCHED])
+    facts.ask_all([_SEEDED, MANAGER])
     when = facts.lines(_SEEDED)
     if len(when) != 1 or not re.fullmatch(r"\d+\.\d+", when[0]):
         check.cannot_tell(f"the kernel's log says {when!r} of when its generator was seeded, expected one time")
-    times = dict(line.partition("=")[::2] for line in facts.lines(_SWITCHED))
+    times = dict(line.partition("=")[::2] for line in facts.lines(MANAGER))
+    # Early enough for the first key that any service makes: before the system proper begins.
     started = times.get("UserspaceTimestampMonotonic", "")
     if not started.isdigit() or started == "0":
         check.cannot_tell(f"systemd gave {times!r} as the times of this boot")

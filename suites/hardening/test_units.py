@@ -57,6 +57,7 @@ _REFUSED = re.compile(r"access denied|authentication (is )?required|not authoriz
 
 @pytest.mark.control("svc-no-desktop")
 def test_there_is_no_graphical_stack(facts: Facts, check: Check) -> None:
+    facts.ask_all([_DESKTOP_PROGRAMS, _DEFAULT_TARGET, UNIT_FILES])
     check.nothing(facts.lines(_DESKTOP_PROGRAMS), expected="no display server, desktop or display manager")
     target = facts.text(_DEFAULT_TARGET).strip()
     if not re.fullmatch(r"\S+\.target", target):
@@ -95,6 +96,7 @@ def test_enabled_units_are_those_of_the_flavour(facts: Facts, check: Check, flav
 
 @pytest.mark.control("svc-offline-exposure")
 def test_services_give_up_what_they_do_not_need(facts: Facts, check: Check, flavour: Flavour) -> None:
+    facts.ask_all([UNITS, _EXPOSURE])
     activity = parse_units(facts.text(UNITS))
     found = _exposures(facts.text(_EXPOSURE), check)
     running = {unit: value for unit, value in found.items() if activity.get(unit) in _RUNNING}

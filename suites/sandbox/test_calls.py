@@ -119,6 +119,7 @@ def test_faults_of_the_kernel_are_closed_to_ordinary_users(facts: Facts, check: 
 @pytest.mark.control("sb-seccomp-works")
 def test_a_program_can_take_calls_from_itself(facts: Facts, check: Check) -> None:
     """The kernel knows every action; a filter of an ordinary user has a call refused, another ends the program."""
+    facts.ask_all([ACTIONS, FILTERED, KILLED])
     known = facts.text(ACTIONS).split()
     check.nothing([a for a in EVERY_ACTION if a not in known], expected=f"{', '.join(EVERY_ACTION)}; lacking: none")
     refused = parse_answers(facts.text(FILTERED), expected=4)
