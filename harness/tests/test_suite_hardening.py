@@ -86,6 +86,8 @@ DEFECTS: list[tuple[str, str, Edit]] = [
     ("acct-sudo-hygiene", "sudoers", add("/etc/sudoers.d/zz:Defaults!/usr/bin/id timestamp_timeout=-1")),
     ("acct-sudo-hygiene", "sudoers", add("/etc/sudoers.d/zz:Defaults !use_pty, timestamp_timeout=-1")),
     ("acct-sudo-hygiene", "sudoers", sub("^/etc/sudoers:Defaults\tsecure_path.*\n", "")),
+    ("acct-sudo-hygiene", "sudoers", add("/etc/sudoers.d/x:Defaults secure_path=/tmp:/usr/bin")),
+    ("acct-sudo-hygiene", "sudoers", add("/etc/sudoers.d/x:Defaults:seatrial secure_path=bin:/usr/bin")),
     ("acct-root-path", "login-shell", sub("path=", "path=.:")),
     ("acct-root-path", "states", sub("^41ed root root /usr/local/bin", "41fd root staff /usr/local/bin")),
     (
@@ -188,6 +190,7 @@ DEFECTS: list[tuple[str, str, Edit]] = [
     ("fs-suid-allowlist", "walk", sub("^89ed root root /usr/bin/su$", "89ed root root /usr/bin/su \\(a line break\\)")),
     ("fs-sgid-allowlist", "walk", add("85ed root mail /usr/bin/less")),
     ("fs-filecaps-allowlist", "capabilities", add("/usr/bin/python3.13 cap_setuid=ep")),
+    ("fs-account-db-perms", "states", add("81a4 root root /etc/shadow.bak")),
     ("fs-account-db-perms", "states", sub("^81a0 root shadow /etc/shadow$", "81a4 root shadow /etc/shadow")),
     ("fs-account-db-perms", "states", sub("^81a4 root root /etc/group$\n", "")),
     ("fs-cron-perms", "states", sub("^41c0 root root /etc/cron.d$", "41ff root root /etc/cron.d")),

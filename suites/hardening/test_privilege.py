@@ -45,6 +45,7 @@ _CMDLINE = "cat /proc/cmdline"
 _OTHERS_PASSWORD = frozenset({"targetpw", "rootpw", "runaspw"})
 # What cloud-init writes for the users of its user-data, and what the other ways in write; the run's own user is there.
 _RUN_SUDOERS = ("/etc/sudoers.d/90-cloud-init-users", "/etc/sudoers.d/90-seatrial-run")
+_SYSTEM_FOLDER = re.compile(r"(/usr(/local)?|/opt(/[\w-]+)?|/snap|/var/lib/snapd/snap)?/s?bin|/usr/libexec")
 
 
 def _sudoers(facts: Facts, check: Check) -> Sudoers:
@@ -79,14 +80,19 @@ def test_sudo_asks_for_a_password(facts: Facts, check: Check, flavour: Flavour) 
     check.nothing(spared, expected="no '!authenticate' in Defaults for somebody alone")
 
 
+def _is_safe(path: object) -> bool:
+    """Return whether a search path names folders of the system alone, which nobody else may write to."""
+    folders = path.strip('"').split(":") if isinstance(path, str) else []
+    return bool(folders) and all(_SYSTEM_FOLDER.fullmatch(folder) for folder in folders)
+
+
 @pytest.mark.control("acct-sudo-hygiene")
 def test_sudo_is_careful(facts: Facts, check: Check) -> None:
     sudoers = _sudoers(facts, check)
     check.equal(sudoers.default("use_pty"), True, what="sudo's use_pty")
-    path = sudoers.default("secure_path")
-    check.holds(
-        isinstance(path, str) and path.startswith("/"), expected="sudo's secure_path set", seen=f"secure_path = {path}"
-    )
+    paths = [("", sudoers.default("secure_path")), *sudoers.exceptions("secure_path")]
+    unsafe = [f"secure_path = {path}{f' for {scope}' if scope else ''}" for scope, path in paths if not _is_safe(path)]
+    check.nothing(unsafe, expected="sudo's secure_path set, to folders of the system alone")
     check.holds(
         sudoers.default("env_reset") is not False,
         expected="env_reset",
