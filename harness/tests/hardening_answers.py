@@ -30,6 +30,7 @@ def questions(modules: Mapping[str, ModuleType]) -> dict[str, str]:
         elf.LOADED: "loaded",
         randomness.MAPS: "maps",
         binaries._FORMATS: "formats",
+        binaries._PRELOADED: "preloaded",
         modules["test_firewall"]._LEGACY_TABLES: "legacy-tables",
         units._DESKTOP_PROGRAMS: "desktops",
         units._DEFAULT_TARGET: "default-target",
@@ -185,6 +186,7 @@ DEFECTS: list[tuple[str, str, Edit]] = [
     ("log-audit-active", "units", sub("^(auditd.service loaded) active", r"\1 failed")),
     ("log-audit-active", "unit-files", sub("^(auditd.service +)enabled", r"\1disabled")),
     ("log-audit-active", "audit-status", sub("^pid .*", "pid 0")),
+    ("log-audit-active", "auditd", sub("^write_logs.*", "write_logs = no")),
     ("log-audit-boot", "cmdline", sub(" audit=1", "")),
     ("log-audit-boot", "cmdline", sub("audit_backlog_limit=8192", "audit_backlog_limit=64")),
     ("log-audit-rules-identity", "audit-rules", sub("^-w /etc/shadow .*\n", "")),
@@ -243,7 +245,7 @@ MAY_ALSO = {
     "net-no-llmnr-mdns": {"svc-enabled-allowlist"},
 }
 # What the checks of programs ask for.
-ABOUT_PROGRAMS = ("pieces", "loaded", "walk", "mountinfo", "maps", "formats", "states")
+ABOUT_PROGRAMS = ("preloaded", "pieces", "loaded", "walk", "mountinfo", "maps", "formats", "states")
 # What Debian does not have, or does not promise.
 NOT_ON_DEBIAN = {
     "bin-cet-bti",

@@ -285,6 +285,7 @@ DEFECTS: list[tuple[str, str, Edit]] = [
     ("mac-enforcing", "apparmor", sub(r"\(enforce\)", "(complain)")),
     ("mac-enforcing", "apparmor", sub("^Y", "N")),
     ("bin-no-preload", "states", add("81a4 root root /etc/ld.so.preload")),
+    ("bin-no-preload", "preloaded", lambda text: f"/etc/environment:LD_PRELOAD=/usr/local/lib/x.so\n{text}"),
     *more.DEFECTS,
 ]
 # A defect of these is one of another control too, and rightly: both are named.

@@ -142,6 +142,7 @@ DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
     "an error in bytes": (add(ERRORS, entry("agent", [255, 254, 10])), {"bh-journal-errors"}),
     "an oops": (add(KERNEL, "Oops: Oops: 0000 [#1] PREEMPT SMP NOPTI"), {"bh-kernel-log-clean"}),
     "a warning": (add(KERNEL, "WARNING: CPU: 1 PID: 1 at kernel/fork.c:1"), {"bh-kernel-log-clean"}),
+    "an oops without its first word": (add(KERNEL, "0000 [#1] PREEMPT SMP NOPTI"), {"bh-kernel-log-clean"}),
     "a stall": (add(KERNEL, "watchdog: BUG: soft lockup - CPU#0 stuck for 22s!"), {"bh-kernel-log-clean"}),
     "a warning without a processor": (
         add(KERNEL, "WARNING: kernel/fork.c:12 at f+0x1/0x2, CPU#0: a/1"),

@@ -60,13 +60,16 @@ def _architectures(facts: Facts, check: Check) -> tuple[str, ...]:
 
 @pytest.mark.control("log-audit-active")
 def test_the_kernel_audits_and_a_daemon_records(facts: Facts, check: Check) -> None:
-    facts.ask_all([UNITS, UNIT_FILES, STATUS])
+    facts.ask_all([UNITS, UNIT_FILES, STATUS, _AUDITD])
     activity = parse_units(facts.text(UNITS)).get("auditd.service", "not there")
     check.equal(activity, "active", what="auditd.service")
     state = parse_unit_files(facts.text(UNIT_FILES)).get("auditd.service", "not installed")
     check.one_of(state, ("enabled", "wanted"), what="auditd.service at the next boot")
     status = parse_status(facts.text(STATUS))
     check.one_of(status.get("enabled", "not said"), ["1", "2"], what="the kernel's auditing, enabled")
+    settings = parse_auditd(facts.text(_AUDITD))
+    off = [f"{name} = no" for name in ("write_logs", "local_events") if settings.get(name) == "no"]
+    check.nothing(off, expected="a daemon that takes the kernel's records and writes them (auditd.conf(5))")
     check.holds(status.get("pid", "0") != "0", expected="a daemon that takes records", seen=f"pid {status.get('pid')}")
 
 

@@ -28,6 +28,14 @@ _TOOLS = (
 _FOLDERS = ("/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin", "/bin", "/sbin", "/opt/bin")
 # The shell shows that the question was answered at all.
 _TOOL_FILES = states_command(["/bin/sh", *(f"{folder}/{tool}" for folder in _FOLDERS for tool in _TOOLS)], follow=True)
+_PRELOAD_FILE = states_command(["/etc/ld.so.preload"], follow=True)
+# Where a login (pam_env(8), shells) and systemd (system.conf, environment.d) get variables from.
+_PRELOADED = (
+    "grep -asHE '^[^#]*LD_(PRELOAD|AUDIT)([[:blank:]]+(DEFAULT|OVERRIDE))?=' /etc/environment "
+    "/etc/environment.d/*.conf /usr/lib/environment.d/*.conf /etc/security/pam_env.conf /etc/profile "
+    "/etc/profile.d/*.sh /etc/bash.bashrc /etc/bashrc /root/.profile /root/.bashrc /root/.bash_profile "
+    "/etc/systemd/*.conf /etc/systemd/*.conf.d/*.conf /usr/lib/systemd/*.conf.d/*.conf; echo end"
+)
 # A format stays registered only while the file system is mounted somewhere, or in kernels that keep it until a restart:
 # where the kernel knows it, it is looked at in a mount namespace that ends with the question.
 _FORMATS = (
@@ -63,6 +71,16 @@ def _programs(facts: Facts, check: Check) -> tuple[list[Program], list[Program],
 
 def _nothing(check: Check, found: list[str], allowed: tuple[str, ...], *, expected: str, of: int) -> None:
     check.nothing((path for path in found if path not in allowed), expected=f"{expected} ({of} files looked at)")
+
+
+@pytest.mark.control("bin-no-preload")
+def test_nothing_is_preloaded(facts: Facts, check: Check) -> None:
+    facts.ask_all([_PRELOAD_FILE, _PRELOADED])
+    check.nothing(parse_states(facts.text(_PRELOAD_FILE)), expected="no /etc/ld.so.preload")
+    *lines, end = facts.lines(_PRELOADED) or [""]
+    if end != "end":
+        check.cannot_tell(f"the environment of programs was answered with {end[:200]!r}")
+    check.nothing(lines, expected="no LD_PRELOAD and no LD_AUDIT in what people and services are given")
 
 
 @pytest.mark.control("bin-pie")

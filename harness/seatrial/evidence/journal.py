@@ -40,8 +40,13 @@ STORAGE: Final = (
 )
 
 KERNEL_TROUBLE: Final = (
-    ("a kernel oops", r"\bOops:|\bBUG: |kernel BUG at|general protection fault|unable to handle (kernel|page fault)"),
-    ("a kernel warning", r"\bWARNING: (CPU|possible|suspicious|at |\S+:\d+ at )"),
+    # journald takes a first word with a colon for a program's name, in what is not the kernel's own.
+    (
+        "a kernel oops",
+        r"\bOops:|\bBUG: |kernel BUG at|general protection fault|unable to handle (kernel|page fault)"
+        r"|NULL pointer dereference|\b\d{4} \[#\d+\] ",
+    ),
+    ("a kernel warning", r"\bWARNING: (CPU|possible|suspicious|at |\S+:\d+ at )|^CPU: \d+ PID: \d+ at "),
     (
         "a stalled or locked up CPU",
         r"soft lockup|hard LOCKUP|rcu.*(stall|self-detected)|hung_task|blocked for more than \d+ seconds",

@@ -18,13 +18,22 @@ _MEMORY: Final = frozenset({"tmpfs", "devtmpfs", "ramfs", "mqueue"})
 # Every walk meets it: one that did not saw nothing.
 _WITNESS: Final = "/etc/passwd"
 _SUFFIXES: Final = ("*.old", "*.orig", "*.rpmsave", "*.rpmnew", "*.dpkg-*", "*~")
-_ODD: Final = ("*[[:cntrl:]]*", " *", "* ", *_SUFFIXES)
+_ODD: Final = ("*[[:cntrl:]]*", " *", "* ", "...*", *_SUFFIXES)
 _REPOSITORIES: Final = (".git", ".svn", ".hg", ".bzr")
 _CREDENTIALS: Final = (
     ".aws", ".azure", ".kube", ".docker", ".dockercfg", ".git-credentials", ".npmrc", ".pypirc", ".netrc",
     "id_rsa", "id_dsa", "id_ecdsa", "id_ed25519",
 )  # fmt: skip
-_BUILD: Final = ("anaconda-ks.cfg", "original-ks.cfg", "ks.cfg", ".dockerenv", "*.deb", "*.rpm")
+_BUILD: Final = (
+    "anaconda-ks.cfg",
+    "original-ks.cfg",
+    "ks.cfg",
+    ".dockerenv",
+    "*.deb",
+    "*.rpm",
+    "policy-rc.d",
+    "qemu-*-static",
+)
 _LOGS: Final = (
     "/var/log/anaconda", "/var/log/installer", "/var/log/bootstrap.log", "/var/log/dpkg.log",
     "/var/log/apt/history.log",
