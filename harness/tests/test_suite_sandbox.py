@@ -33,6 +33,7 @@ def guest() -> Guest:
             KILLED: "answers\n",
             MACHINE: "answers -2 -9 -9\n",
             CALLS.TRIES: recorded("sandbox/tries"),
+            CALLS.FAULTS: "0 600\n",
             CALLS.ACTIONS: "kill_process kill_thread trap errno user_notif trace log allow\n",
             LSM: "lockdown,capability,landlock,yama,apparmor,tomoyo,bpf,ipe,ima,evm\n",
             USERMODE: recorded("sandbox/usermode"),
@@ -95,6 +96,7 @@ DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
         {"sb-bpf-unpriv-behaviour"},
     ),
     "userfaultfd is open": (edit(SYSCALLS, "answers -1 -1 -1", "answers -1 -1 3"), {"sb-userfaultfd-behaviour"}),
+    "userfaultfd's device is open": (edit(CALLS.FAULTS, "0 600", "0 666"), {"sb-userfaultfd-behaviour"}),
     "userfaultfd is set open, and nothing can call": (
         all_of(nothing_can_call, edit(SYSCTLS, "unprivileged_userfaultfd:0", "unprivileged_userfaultfd:1")),
         {"sb-userfaultfd-behaviour"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import pytest
@@ -46,6 +47,7 @@ TRIES = harmless_script(
         TRACE: _TARGET,
     }
 )
+FAULTS = 'if [ -e /dev/userfaultfd ]; then stat -c "%u %a" /dev/userfaultfd; else echo none; fi'
 ACTIONS = "cat /proc/sys/kernel/seccomp/actions_avail"
 EVERY_ACTION = ("kill_process", "kill_thread", "trap", "errno", "user_notif", "trace", "log", "allow")
 _REFUSED = ("Operation not permitted", "Permission denied", "No space left on device", "Invalid argument")
@@ -112,7 +114,15 @@ def test_bpf_is_closed_to_ordinary_users(facts: Facts, check: Check) -> None:
 
 @pytest.mark.control("sb-userfaultfd-behaviour")
 def test_faults_of_the_kernel_are_closed_to_ordinary_users(facts: Facts, check: Check) -> None:
-    """Handling page faults of the kernel is refused; without anything to make the call with, the setting decides."""
+    """Handling page faults of the kernel is refused; without anything to make the call with, the setting decides.
+
+    The device asks for nothing but its mode (kernel, admin-guide/mm/userfaultfd).
+    """
+    device = facts.text(FAULTS).strip()
+    if not re.fullmatch(r"none|[0-9]{1,10} [0-7]{1,5}", device):
+        check.cannot_tell(f"/dev/userfaultfd is shown as {device[:200]!r}")
+    is_closed = device == "none" or (device.startswith("0 ") and int(device.split()[1], 8) & 0o007 == 0)
+    check.holds(is_closed, expected="/dev/userfaultfd: root's, closed to others", seen=f"owner and mode {device}")
     _refused(facts, check, "userfaultfd", otherwise=("vm/unprivileged_userfaultfd", ("0",)))
 
 
