@@ -25,7 +25,14 @@ from seatrial.plan import probe_rows, why_not_applicable
 from seatrial.policy.flavours import explain_flavour, load_flavour
 from seatrial.policy.judge import Outcome
 from seatrial.policy.recognition import recognise
-from seatrial.suites import Suites, explained_flavour, flavour_names, read_flavour, recognition_rules
+from seatrial.suites import (
+    Suites,
+    explained_flavour,
+    flavour_lineage,
+    flavour_names,
+    read_flavour,
+    recognition_rules,
+)
 from suite_bench import Guest, bench, recorded
 
 FOLDER = data_dir("suites") / "flavours"
@@ -327,6 +334,40 @@ def test_a_faulty_mutants_file_is_refused(tmp_path: Path, text: str, said: str) 
     with pytest.raises(ConfigError) as caught:
         read_mutants(path)
     assert said in caught.value.message
+
+
+MUTANT = "mutants:\n- {id: M1, stage: G, change: y, caught_by: a}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--image", "away.raw"], "image 'away.raw' does not exist"),
+        (["--image", "disk.raw", "--json", "m.yaml"], "--json and --mutants name the same file"),
+        (["--image", "disk.raw", "--json", "link.json"], "'link.json' is no file"),
+    ],
+)
+def test_mutants_are_not_tried_where_nothing_can_come_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    from click.testing import CliRunner
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.yaml").write_text(MUTANT)
+    (tmp_path / "disk.raw").touch()
+    (tmp_path / "link.json").symlink_to("/dev/null")
+    done = CliRunner().invoke(main, ["mutants", "--mutants", "m.yaml", *arguments])
+    assert done.exit_code != 0
+    assert said in f"{done.output}{done.exception}"
+    assert (tmp_path / "m.yaml").read_text() == MUTANT
+
+
+def test_a_flavour_of_ones_own_knows_what_it_is_made_of(tmp_path: Path) -> None:
+    own = tmp_path / "acme.toml"
+    own.write_text('inherits = "debian-general"\ntitle = "Acme"\n')
+    assert flavour_lineage(str(own))[1:3] == ("debian-general", "general-purpose")
+    assert any("Acme" in line for line in flavour_lines(str(own)))
+    assert flavour_lineage("azurelinux-osguard")[1] == "azurelinux-osguard-ci"
 
 
 def test_the_commands_print_what_there_is() -> None:
