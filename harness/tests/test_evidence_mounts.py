@@ -30,8 +30,13 @@ def test_btrfs_lies_on_the_disk_that_it_names() -> None:
     line = "70 64 0:29 / /usr ro - btrfs /dev/mapper/usr ro"
     (usr,) = parse_mountinfo(line)
     asked: list[str] = []
+
+    def answer(question: str) -> str:
+        asked.append(question)
+        return "254:0\n"
+
     assert usr.is_on_disk
-    assert block_number(usr, lambda question: asked.append(question) or "254:0\n") == "254:0"  # type: ignore[func-returns-value]
+    assert block_number(usr, answer) == "254:0"
     assert "/dev/mapper/usr" in asked[0]
     with pytest.raises(ObservationError, match="no device number"):
         block_number(usr, lambda _question: "")
