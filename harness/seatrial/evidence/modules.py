@@ -22,8 +22,10 @@ __all__ = [
 
 LOADED: Final = "cat /proc/modules"
 SIGNATURES: Final = (
-    'echo "loaded $(wc -l < /proc/modules)"; sed -n "s/.* asymmetri /trusted /p" /proc/keys; '
-    "command -v modinfo >/dev/null || exit 127; modinfo $(cut -d' ' -f1 /proc/modules) 2>/dev/null | "
+    # The list is read once: udev may load another while this is asked.
+    "set -- $(cut -d' ' -f1 /proc/modules); echo \"loaded $#\"; "
+    'sed -n "s/.* asymmetri /trusted /p" /proc/keys; '
+    'command -v modinfo >/dev/null || exit 127; modinfo "$@" 2>/dev/null | '
     "grep -E '^(filename|sig_id|signer|sig_key):'; echo 'the end'"
 )
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]*")
