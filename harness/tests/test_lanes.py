@@ -192,9 +192,9 @@ def test_whatever_else_is_asked_beside_others(command: str) -> None:
 
 
 def test_what_the_service_manager_answers_is_asked_by_one_lane_while_the_others_ask_the_rest() -> None:
-    bus = "SYSTEMD_BUS_TIMEOUT=9s systemd-analyze"
-    commands = ["cat /etc/passwd", "systemctl show a", "ps aux", bus, "systemctl; ps"]
-    assert sorted(commands, key=turn) == [commands[number] for number in (2, 4, 1, 3, 0)]
+    files, bus = "systemctl --root=/ list-unit-files", "SYSTEMD_BUS_TIMEOUT=9s systemd-analyze security"
+    commands = ["cat /etc/passwd", "systemctl show a", "ps aux", files, bus, "systemctl show b; ps"]
+    assert sorted(commands, key=turn) == [commands[number] for number in (2, 5, 1, 4, 0, 3)]
 
 
 @pytest.mark.parametrize("image", ["demo-general", "demo-immutable"])

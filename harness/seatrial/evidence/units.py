@@ -24,11 +24,11 @@ _FOLDERS: Final = (
     "/etc/systemd/system /run/systemd/system /run/systemd/generator /run/systemd/generator.early "
     "/run/systemd/generator.late /usr/local/lib/systemd/system /usr/lib/systemd/system /lib/systemd/system"
 )
-# systemd looks through every folder for every unit: 8 s in an emulated guest, more on a busy host than the 25 s after
-# which systemctl gives up by itself. It calls a unit disabled, or static, that a link which is not of its [Install]
-# section starts: such links are listed as well.
+# systemd looks through every folder for every unit, for seconds in an emulated guest: with --root systemctl does that,
+# by the same rules, and process 1 can answer others meanwhile. It calls a unit disabled, or static, that a link which
+# is not of its [Install] section starts: such links are listed as well.
 UNIT_FILES: Final = (
-    "SYSTEMD_BUS_TIMEOUT=240s systemctl list-unit-files --no-legend --no-pager --plain || exit; "
+    "systemctl --root=/ list-unit-files --no-legend --no-pager --plain || exit; "
     f"for d in {_FOLDERS}; do for u in $d/*.wants/* $d/*.requires/*; do "
     'if [ -h $u ] || [ -e $u ]; then echo "pulled-in $u"; fi; done; done'
 )
