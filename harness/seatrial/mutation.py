@@ -100,7 +100,9 @@ class Bench:
     """A ready guest, the checks, and what they say of copies that nobody has changed.
 
     :param boot_again: boots the image anew; words for the kernel go past any boot loader's file.
-    :param tell: called with what is known at once of each mutant; its result is final when its neighbours are through.
+    :param tell: called with what happens, in few words.
+    :param known_so_far: called by any thread with what is known at once of each mutant. Its result is final when its
+        neighbours are through: until then nobody has looked whether it changed a control that none of them names.
     """
 
     image: str
@@ -110,6 +112,7 @@ class Bench:
     flavour: Flavour
     boot_again: BootAgain
     tell: Callable[[str], object] = str
+    known_so_far: Callable[[Tried], object] = id
     _ending: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _baselines: dict[_Key, Verdicts] = field(default_factory=dict)
@@ -152,7 +155,7 @@ class Bench:
 
     def _tried_together(self, mutants: Sequence[Mutant]) -> list[Tried]:
         named = frozenset(name for mutant in mutants for name in mutant.caught_by)
-        alone = [self._tried(mutant, named) for mutant in mutants]
+        alone = [self._tried_first(mutant, named) for mutant in mutants]
         made = {mutant.id: tried for mutant, (tried, was_made) in zip(mutants, alone, strict=True) if was_made}
         slow = slow_ones({name: tried.seconds for name, tried in made.items()})
         again = suspects(
@@ -164,6 +167,11 @@ class Bench:
             tried_twice(tried, self.tried(mutant, asked=again[mutant.id])) if mutant.id in again else tried
             for mutant, (tried, _was_made) in zip(mutants, alone, strict=True)
         ]
+
+    def _tried_first(self, mutant: Mutant, asked: Asked) -> tuple[Tried, bool]:
+        tried, is_made = self._tried(mutant, asked)
+        self.known_so_far(tried)
+        return tried, is_made
 
     def _alarming(self, mutants: Sequence[Mutant], named: frozenset[str], asked: Asked) -> frozenset[str] | None:
         """Make all these changes in one copy; return the controls that changed, but are neither named nor follow.

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
+from seatrial.errors import CommandTimeout, OutputTooLarge
 from seatrial.guest.shell import Shell
 from seatrial.mutation_files import mutant_files
 from seatrial.workshop import PLACE as MOUNTED_AT
@@ -108,7 +109,10 @@ def seen_to_write(shell: Shell, change: str, *, root: str = MOUNTED_AT) -> Itera
 
 
 def _run(shell: Shell, command: str, *, what: str) -> None:
-    status, out, err = shell.run(command, timeout_s=_CHANGE_S)
+    try:
+        status, out, err = shell.run(command, timeout_s=_CHANGE_S)
+    except (CommandTimeout, OutputTooLarge) as exc:
+        raise Inapplicable(f"{what}: {exc.message}") from exc
     if status != 0:
         said = (err or out).decode("utf-8", "backslashreplace").strip().splitlines()[-3:]
         raise Inapplicable(f"{what}: exit status {status}, {' / '.join(said)[:_SHOWN] or 'nothing was said'}")

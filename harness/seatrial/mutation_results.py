@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 from seatrial.mutants_file import Mutant
 from seatrial.policy.judge import Outcome, Verdict
+from seatrial.report.atomic import write_atomic
 
-__all__ = ["Result", "Tried", "Verdicts", "compared", "fits", "outcome_of", "tried_twice"]
+__all__ = ["Result", "Results", "Tried", "Verdicts", "compared", "fits", "outcome_of", "tried_twice"]
 
 Verdicts = Mapping[str, Verdict]
 NO_FOLLOWERS: Final[Mapping[str, Sequence[str]]] = MappingProxyType({})
 _SHOWN: Final = 400
+_NOT_FINAL: Final = "not final: the run ended before it looked whether other controls changed"
 
 
 class Result(StrEnum):
@@ -88,6 +93,40 @@ def tried_twice(first: Tried, again: Tried) -> Tried:
     result = Result.FALSE_ALARM if unexpected else first.result
     seconds = round(first.seconds + again.seconds, 1)
     return replace(first, result=result, unexpected=unexpected, seconds=seconds)
+
+
+class Results:
+    """The results of a run, kept in ``output`` (a list of :class:`Tried`, written anew with each) if that is a path.
+
+    Any thread may add one. What is known of a mutant before its neighbours are through stands until its last word.
+    """
+
+    def __init__(self, output: Path | None) -> None:
+        self._output = output
+        self._lock = threading.Lock()
+        self._found: dict[tuple[str, str], Tried] = {}
+        self._final: set[tuple[str, str]] = set()
+
+    def known_so_far(self, tried: Tried) -> None:
+        """Keep what may not be the last word, and say so where it is written."""
+        with self._lock:
+            self._put(replace(tried, error=f"{tried.error}; {_NOT_FINAL}" if tried.error else _NOT_FINAL))
+
+    def final(self, tried: Tried) -> None:
+        """Keep the last word."""
+        with self._lock:
+            self._final.add((tried.image, tried.id))
+            self._put(tried)
+
+    def of(self, image: str) -> tuple[Tried, ...]:
+        """Return what is final of ``image``."""
+        with self._lock:
+            return tuple(tried for key, tried in self._found.items() if key in self._final and tried.image == image)
+
+    def _put(self, tried: Tried) -> None:
+        self._found[tried.image, tried.id] = tried
+        if self._output is not None:
+            write_atomic(self._output, json.dumps([asdict(one) for one in self._found.values()], indent=1) + "\n")
 
 
 def fits(name: str, globs: Sequence[str]) -> bool:

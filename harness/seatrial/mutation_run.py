@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ from seatrial.hooks import Judging, callable_check
 from seatrial.layout import data_dir
 from seatrial.mutants_file import Mutant, Stage
 from seatrial.mutation import OF_ITS_OWN, Bench, Probe
-from seatrial.mutation_results import Tried, outcome_of
+from seatrial.mutation_results import Results, Tried, outcome_of
 from seatrial.plugin import JUDGING, MUTANTS
 from seatrial.process import sigterm_as_interrupt
 from seatrial.report.atomic import write_atomic
@@ -132,9 +131,7 @@ def on_ready_guest(work: Callable[[Ready], object], options: Sequence[str], suit
     return int(status) if status not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED) else None
 
 
-def _try_all(
-    ready: Ready, image: str, mutants: Sequence[Mutant], *, jobs: int, took: Callable[[Tried], object]
-) -> None:
+def _try_all(ready: Ready, image: str, mutants: Sequence[Mutant], *, jobs: int, results: Results) -> None:
     progress = ready.progress
     bench = Bench(
         image=image,
@@ -144,6 +141,7 @@ def _try_all(
         flavour=ready.candidate.flavour,
         boot_again=functools.partial(_boot_again, ready),
         tell=progress.detail,
+        known_so_far=results.known_so_far,
     )
     known = {control.id for suite in ready.plan.suites for control in suite.controls}
     asked = [m for m in mutants if m.stage not in (Stage.HARNESS, Stage.BUILD)]
@@ -154,7 +152,7 @@ def _try_all(
     bench.warmed_up()
     progress.phase(f"trying {len(mutants)} mutants, {jobs} at a time")
     for number, tried in enumerate(bench.tried_all(mutants, jobs=jobs), start=1):
-        took(tried)
+        results.final(tried)
         _show(tried, progress, f"{number}/{len(mutants)}")
 
 
@@ -211,26 +209,25 @@ def run_mutants(  # noqa: PLR0913  # one parameter an option of the command
 ) -> int:
     """Try ``mutants`` on every image; return the exit status: 0 when all were killed and no control else changed.
 
-    :param output: where the results are written, anew after each one; see :class:`seatrial.mutation.Tried`.
+    :param output: where the results are written, anew after each one; see :class:`seatrial.mutation_results.Tried`.
     :raises SeatrialError: an image could not be booted or the suites are faulty.
     """
-    results: list[Tried] = []
     if output is not None:
         _prepare(output)
-
-    def took(tried: Tried) -> None:
-        results.append(tried)
-        if output is not None:
-            write_atomic(output, json.dumps([asdict(one) for one in results], indent=1) + "\n")
-
+    results = Results(output)
     benign = frozenset(mutant.id for mutant in mutants if mutant.is_benign)
     stood = True
     for subject in subjects:
-        work = functools.partial(_try_all, image=subject.name, mutants=mutants, jobs=jobs, took=took)
+        work = functools.partial(_try_all, image=subject.name, mutants=mutants, jobs=jobs, results=results)
         status = on_ready_guest(work, [*subject.options, *options], suites)
+        if status == pytest.ExitCode.INTERRUPTED:
+            kept = f"; {output} holds them, and what was known of others" if output is not None else ""
+            say(
+                f"{subject.name}: interrupted when {len(results.of(subject.name))} of {len(mutants)} were through{kept}"
+            )
         if status is not None:
             return status
-        text, is_proven = outcome_of([one for one in results if one.image == subject.name], benign)
+        text, is_proven = outcome_of(results.of(subject.name), benign)
         say(f"{subject.name}: {text}")
         stood = stood and is_proven
     return 0 if stood else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from seatrial.errors import ConfigError
 from seatrial.mutants_file import Mutant, Stage
 from seatrial.mutation_files import mutant_files
-from seatrial.mutation_results import Result, Tried, compared, outcome_of
+from seatrial.mutation_results import Result, Results, Tried, compared, outcome_of
 from seatrial.mutation_run import chosen
 from seatrial.policy.judge import Outcome, Severity, Verdict, Waived
 
@@ -129,6 +130,21 @@ def test_a_run_stands_the_test_only_when_something_was_killed_and_nothing_surviv
     said, has_stood = outcome_of(results, frozenset({"N1"}))
     assert text in said
     assert has_stood is stood
+
+
+def test_what_is_known_of_a_mutant_is_kept_before_its_last_word_and_says_that_it_is_not(tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    results = Results(file)
+    first = [Tried(id=f"M{n}", image="i", result=Result.KILLED, killed_by=("one",)) for n in (1, 2)]
+    for tried in first:
+        results.known_so_far(tried)
+    alarm = replace(first[1], result=Result.FALSE_ALARM, unexpected=("two: fail: x",))
+    results.final(alarm)
+    written = json.loads(file.read_text("utf-8"))
+    assert [(one["id"], one["result"]) for one in written] == [("M1", "killed"), ("M2", "false alarm")]
+    assert [one["error"].partition(":")[0] for one in written] == ["not final", ""]
+    assert results.of("i") == (alarm,)
+    assert results.of("another") == ()
 
 
 def test_mutants_are_chosen_by_their_ids_or_their_controls() -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from seatrial.errors import CommandTimeout
 from seatrial.guest.shell import Shell
-from seatrial.mutation_changes import Inapplicable, needed_first, seen_to_write, words_of
+from seatrial.mutation_changes import Inapplicable, make_change, needed_first, seen_to_write, words_of
 
 
 class Here:
@@ -65,6 +66,15 @@ def test_what_cannot_be_told_counts_as_written(image: Path) -> None:
     assert wrote(image, lambda: None, find="no-such-find")
     assert wrote(image, lambda: None, text="sgdisk -U 0 $DISK")
     assert not wrote(image, lambda: None, text="echo $DISKS")
+
+
+def test_a_change_that_does_not_end_has_failed_and_says_so() -> None:
+    class Stuck:
+        def run(self, command: str, *, timeout_s: float) -> tuple[int, bytes, bytes]:
+            raise CommandTimeout(f"command {command[:5]!r} did not end within {timeout_s:.0f} s; it was killed")
+
+    with pytest.raises(Inapplicable, match=r"the change failed: command 'sh -c' did not end within 300 s"):
+        make_change(cast("Shell", Stuck()), "sleep 1000")
 
 
 def test_the_account_is_made_for_changes_that_mention_it_only() -> None:
