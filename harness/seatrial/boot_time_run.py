@@ -71,7 +71,7 @@ def _budgets(candidate: Candidate, path: Path | None) -> Budgets:
     budgets = candidate.flavour.budgets
     if path is not None:
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as exc:
             raise ConfigError(f"budgets file {str(path)!r} cannot be read: {exc}") from exc
         budgets = merged_budgets(candidate.flavour, text, where=f"budgets file {str(path)!r}")

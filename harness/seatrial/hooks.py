@@ -73,11 +73,21 @@ class Judging:
             own = named_suites(config.args, config.invocation_params.dir, tables)
             plan = make_plan(tables, checks, self.candidate.flavour, root=config.rootpath, named=own)
             if self.candidate.settings.facts:
-                plan = without_live_checks(plan, {item.nodeid for item in items if _needs(item) is None})
+                plan = without_live_checks(plan, {item.nodeid for item in items if _needs_guest(item)})
+            self._say_strange_names(plan)
         self.plan = plan
         config.hook.pytest_deselected(items=[item for item in items if not plan.applies(item.nodeid)])
         items[:] = [item for item in items if plan.applies(item.nodeid)]
         redirect(items)
+
+    def _say_strange_names(self, plan: Plan) -> None:
+        from seatrial.suites import strange_names
+
+        if (self.candidate.settings.flavour or "").endswith(".toml"):
+            ids = [control.id for suite in plan.suites for control in suite.controls]
+            with self.shown() as progress:
+                for line in strange_names(self.candidate.flavour, ids):
+                    progress.note(line)
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[Progress]:
@@ -450,15 +460,11 @@ def _run(candidate: Candidate, plan: Plan, progress: Progress) -> Run:
     return Run(candidate, plan.suites, progress=progress)
 
 
-def _needs(item: pytest.Item) -> frozenset[str] | None:
-    """Return what a check asks for when facts alone can give it; None for one that needs a guest or anything else."""
+def _needs_guest(item: pytest.Item) -> bool:
+    """Return whether a check, or a fixture that it asks for, reaches for a guest: facts cannot answer it."""
     from seatrial.copies import uses_copies
-    from seatrial.rehearsal import NEEDS
 
-    if not isinstance(item, pytest.Function) or item.get_closest_marker("control") is None or uses_copies(item):
-        return None
-    needs = frozenset(inspect.signature(item.obj).parameters)
-    return needs if needs <= NEEDS - {"host"} else None
+    return uses_copies(item) or "host" in getattr(item, "fixturenames", ())
 
 
 def _rehearsals(items: Sequence[pytest.Item]) -> Iterator[Rehearsal]:

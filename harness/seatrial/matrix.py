@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from seatrial.errors import ConfigError
+from seatrial.images import recipes
 from seatrial.suites import flavour_names
 
 __all__ = ["FORMATS", "Job", "matrix_text", "read_jobs"]
@@ -57,14 +58,16 @@ def read_jobs(path: Path) -> tuple[Job, ...]:
     :raises ConfigError: it cannot be read, is no TOML, or rows are wrong; all faults at once.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         jobs = _Table.model_validate(table).image
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"matrix file {str(path)!r} cannot be read: {exc}", hint=_SHOWN) from exc
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(f"matrix file {str(path)!r} is not valid TOML: {exc}") from exc
     except ValidationError as exc:
-        faults = "\n".join(f"  {'.'.join(map(str, f['loc']))}: {f['msg']}" for f in exc.errors())
+        # A faulty row leaves none: that is no fault of its own.
+        found = [f for f in exc.errors() if f["type"] != "too_short"] or exc.errors()
+        faults = "\n".join(f"  {'.'.join(map(str, f['loc']))}: {f['msg']}" for f in found)
         raise ConfigError(f"matrix file {str(path)!r} is not valid:\n{faults}", hint=_SHOWN) from exc
     if faults := "\n".join(f"  {fault}" for fault in _faults(jobs)):
         raise ConfigError(f"matrix file {str(path)!r} is not valid:\n{faults}")
@@ -77,6 +80,12 @@ def _faults(jobs: Sequence[Job]) -> list[str]:
         f"{job.name}: unknown flavour {job.flavour!r}; known: {', '.join(known)}, and files called *.toml"
         for job in jobs
         if job.flavour not in known and not job.flavour.endswith(".toml")
+    ]
+    demos = [f"demo:{recipe.name}" for recipe in recipes()]
+    faults += [
+        f"{job.name}: there is no demo image {job.image!r}; known: {', '.join(demos)}"
+        for job in jobs
+        if job.image.startswith("demo:") and job.image not in demos
     ]
     # Azure knows letters, digits and _ only, so that is what makes a name unlike another.
     twice = [name for name, number in Counter(_plain(job.name) for job in jobs).items() if number > 1]

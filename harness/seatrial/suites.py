@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import difflib
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,10 +23,13 @@ __all__ = [
     "named_suites",
     "read_flavour",
     "recognition_rules",
+    "strange_names",
     "suite_folders",
 ]
 
 TABLE = "controls.toml"
+# One letter too many or too few in a name of seven: names of a user's own are seldom so near to ours.
+_NEARLY = 0.85
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +66,7 @@ def _read(folder: Path) -> Suite | None:
     if not table.is_file():
         return None
     try:
-        text = table.read_text(encoding="utf-8")
+        text = table.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"control table {str(table)!r} cannot be read: {exc}") from exc
     return Suite(name=folder.name, folder=folder, controls=parse_controls(text, where=str(table)))
@@ -146,6 +150,34 @@ def flavour_lineage(name: str) -> tuple[str, ...]:
     return lineage(name, _flavour_text(name), known=flavour_names())
 
 
+def strange_names(flavour: Flavour, controls: Collection[str]) -> tuple[str, ...]:
+    """Return what a flavour of the user's own says of controls and lists that nobody here knows, as lines to show.
+
+    :param controls: ids of the controls that are judged, the user's own among them.
+    :raises ConfigError: a name is nearly that of one that is known, or a pattern: what it says would not count.
+    """
+    built_in = [suite.controls for name in built_in_suites() if (suite := _read(data_dir("suites") / name))]
+    ids = {control.id for some in built_in for control in some}.union(controls)
+    lists = {key for name in flavour_names() for key in read_flavour(name).expect}
+    found = [(f"deviations.{name}", _nearest(name, ids)) for name in sorted(flavour.deviations.keys() - ids)]
+    found += [(f"expect.{name}", _nearest(name, lists)) for name in sorted(flavour.expect.keys() - lists)]
+    if wrong := [f"{name} ({hint})" for name, hint in found if hint]:
+        raise ConfigError(
+            f"flavour {flavour.name!r} speaks of what no control is or asks for, so that it would not count: "
+            f"{', '.join(wrong)}",
+            hint="mend the names: 'seatrial controls' lists controls, 'seatrial flavour show NAME' a flavour's lists",
+        )
+    return tuple(f"flavour {flavour.name!r} speaks of {name}, which no built-in control asks for" for name, _ in found)
+
+
+def _nearest(name: str, known: Collection[str]) -> str:
+    """Return what is wrong with ``name``: what it may be meant to be, or that it is a pattern; nothing if neither."""
+    if set(name) & set("*?["):
+        return "a pattern; each control is named by itself"
+    near = difflib.get_close_matches(name, known, n=1, cutoff=_NEARLY)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
 def _called(name: str) -> str:
     return Path(name).stem if name.endswith(".toml") else name
 
@@ -176,7 +208,7 @@ def _flavour_text(name: str) -> Callable[[str], str | None]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(
             f"flavour file {str(path)!r} cannot be read: {exc}",

@@ -31,7 +31,7 @@ def read_waivers(named: Path | None, beside: Path, flavour: Flavour, today: date
             data = file.read(_MOST_BYTES + 1)
         if len(data) > _MOST_BYTES:
             raise ConfigError(f"waivers file {str(path)!r} has more than {_MOST_BYTES >> 20} MiB")
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"waivers file {str(path)!r} cannot be read: {exc}") from exc
     items = parse_waivers(

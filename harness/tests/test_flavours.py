@@ -32,6 +32,7 @@ from seatrial.suites import (
     flavour_names,
     read_flavour,
     recognition_rules,
+    strange_names,
 )
 from suite_bench import Guest, bench, recorded
 
@@ -383,3 +384,56 @@ def test_the_commands_print_what_there_is() -> None:
     ):
         result = runner.invoke(main, arguments)
         assert (result.exit_code, text in result.output) == (0, True), result.output[:500]
+
+
+def own(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'inherits = "debian-general"\n{text}', encoding="utf-8")
+    return path
+
+
+DEVIATION = 'applies = false\nreason = "it has none"\nsource = "us"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[expect]\ndenied-package = ["bash"]\n', r"expect\.denied-package \(did you mean 'denied-packages'\?\)"),
+        (f'[deviations."fp-*"]\n{DEVIATION}', r"deviations\.fp-\* \(a pattern; each control is named by itself\)"),
+        (f"[deviations.acct-umasks]\n{DEVIATION}", r"deviations\.acct-umasks \(did you mean 'acct-umask'\?\)"),
+    ],
+)
+def test_a_misspelt_name_in_a_flavour_of_ones_own_is_refused_for_it_would_not_count(
+    text: str, said: str, tmp_path: Path
+) -> None:
+    flavour = read_flavour(str(own(tmp_path, text)))
+    with pytest.raises(ConfigError, match=said):
+        strange_names(flavour, [])
+
+
+def test_what_only_a_suite_of_ones_own_knows_is_told(tmp_path: Path) -> None:
+    text = f'[expect]\nlicence-files = ["a"]\n[deviations.motd-there]\n{DEVIATION}[deviations.acct-umask]\n{DEVIATION}'
+    flavour = read_flavour(str(own(tmp_path, text)))
+    assert [line.partition(" speaks of ")[2].partition(",")[0] for line in strange_names(flavour, [])] == [
+        "deviations.motd-there",
+        "expect.licence-files",
+    ]
+    assert len(strange_names(flavour, ["motd-there"])) == 1
+
+
+@pytest.mark.parametrize("name", flavour_names())
+def test_built_in_flavours_speak_of_controls_and_lists_that_there_are(name: str) -> None:
+    assert strange_names(read_flavour(name), []) == ()
+
+
+def test_a_flavour_inherits_one(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('inherits = ["debian-general"]\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"inherits \['debian-general'\], expected the name of one flavour"):
+        read_flavour(str(path))
+
+
+def test_an_editors_byte_order_mark_is_no_part_of_a_flavour(tmp_path: Path) -> None:
+    path = own(tmp_path, "")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_flavour(str(path)).kind == "general-purpose"

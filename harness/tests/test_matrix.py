@@ -90,6 +90,7 @@ def test_no_path_breaks_out_of_its_place(path: str, form: str) -> None:
         ("x = [", "is not valid TOML"),
         (FILE.replace("flatcar", "flatkar"), "edge-1: unknown flavour 'flatkar'"),
         (FILE.replace('"edge-1"', '"demo"'), "demo: two images have this name"),
+        (FILE.replace("demo:immutable", "demo:immutible"), "demo: there is no demo image 'demo:immutible'; known: "),
         (FILE.replace('"edge-1"', '"a b"'), "image.0.name: String should match"),
         (FILE.replace('"out/edge disk.raw"', '"a\\nb"'), "image.0.image: Value error, a path of printable characters"),
         (FILE.replace("lynis", "linis"), "image.1.linis: Extra inputs"),

@@ -122,6 +122,62 @@ def test_facts_that_hold_release_and_controls_that_need_a_guest_are_left_out_alo
     result.stdout.fnmatch_lines(["decision: release (1 passed of 1 control; from facts: 1 that need a guest left out)"])
 
 
+PLAIN = """
+def test_sums():
+    assert 1 == 2
+"""
+MISTYPED = """
+@pytest.mark.control("live-one")
+def test_live(chek, facts):
+    pass
+"""
+OWN_FIXTURE = """
+@pytest.fixture
+def motd(facts):
+    return facts.text("cat /etc/motd")
+
+@pytest.mark.control("live-one")
+def test_live(check, motd):
+    check.equal(motd, "bye", what="motd")
+"""
+OWN_GUEST = """
+@pytest.fixture
+def kernel(host):
+    return host.run("uname -r").stdout
+
+@pytest.mark.control("live-one")
+def test_live(check, kernel):
+    check.equal(kernel, "6", what="kernel")
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "outcome"),
+    [(MISTYPED, "error"), (OWN_FIXTURE, "fail"), (OWN_FIXTURE.replace("bye", "welcome\\n"), "pass")],
+)
+def test_a_check_that_reaches_for_no_guest_is_judged_whatever_it_asks_for(
+    judged: Judge, more: str, outcome: str
+) -> None:
+    checks, mark, _rest = CHECKS.partition('@pytest.mark.control("live-one")')
+    assert mark
+    _result, record = judged(checks + more)
+    assert verdicts(record) == {"motd-there": "pass", "live-one": outcome}
+    assert record["replay"]["left_out"] == []
+    assert record["decision"] == ("release" if outcome == "pass" else "reject")
+
+
+def test_a_plain_test_that_fails_rejects_without_a_guest_as_well(judged: Judge) -> None:
+    _result, record = judged(CHECKS + PLAIN)
+    assert sorted(verdicts(record).values()) == ["fail", "pass"]
+    assert record["decision"] == "reject"
+
+
+def test_a_check_whose_fixture_asks_the_guest_is_left_out(judged: Judge) -> None:
+    checks, _mark, _rest = CHECKS.partition('@pytest.mark.control("live-one")')
+    _result, record = judged(checks + OWN_GUEST)
+    assert record["replay"]["left_out"] == ["live-one"]
+
+
 def with_identity(os_release: str) -> FactsFile:
     mounts = "22 1 253:2 / / rw,relatime - ext4 /dev/vda2 rw\n"
     said = (Answer(OS_RELEASE, 0, os_release, ""), Answer(MOUNTINFO, 0, mounts, ""))

@@ -123,6 +123,7 @@ def test_extensions_are_counted() -> None:
     [
         ({"reason": None}, "waiver 1 (ssh-no-password-auth): reason: Field required"),
         ({"owner": '""'}, "owner: String should have at least 1 character"),
+        ({"reason": '" "'}, "reason: String should have at least 1 character"),
         ({"tracker": '"JIRA-7"'}, "tracker: String should match pattern"),
         ({"expires": '"2026-07-01"'}, "expires: expected a date such as 2027-01-31"),
         ({"expires": "2026-07-01T12:00:00Z"}, "expires: expected a date such as 2027-01-31"),

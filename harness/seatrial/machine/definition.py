@@ -132,7 +132,7 @@ def load_machine(name: str, folder: Path) -> Machine:
 def _read(path: Path) -> Machine:
     name = path.stem
     try:
-        table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as exc:
         raise ConfigError(f"machine definition {str(path)!r} cannot be read: {exc.strerror}") from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:

@@ -310,6 +310,11 @@ def _layers(name: str, read: Callable[[str], str | None], known: tuple[str, ...]
         except tomllib.TOMLDecodeError as exc:
             raise ConfigError(f"flavour {current!r} is not valid TOML: {exc}") from exc
         parent = table.pop("inherits", None)
+        if parent is not None and not isinstance(parent, str):
+            raise ConfigError(
+                f"flavour {current!r} inherits {parent!r}, expected the name of one flavour",
+                hint='inherits = "debian-general"',
+            )
         if layers:
             table.pop("recognise", None)
         because = _because(current, table)
