@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from seatrial.rebooted import Rebooted
     from seatrial.restore import Session
 
-__all__ = ["MARKER", "copy_fixtures", "needs_copies", "needs_spare_port", "redirect", "uses_copies"]
+__all__ = ["MARKER", "copy_fixtures", "needs_copies", "needs_guest", "needs_spare_port", "redirect", "uses_copies"]
 
 MARKER = "changes_guest"
 # What a check gets of its own when it changes the guest, and the fixture that gives it.
@@ -130,6 +130,11 @@ def uses_copies(item: pytest.Item) -> bool:
     """Return whether the check works on a guest of its own, so that its loss is nobody else's."""
     asked = set(getattr(item, "fixturenames", ()))
     return item.get_closest_marker(MARKER) is not None or bool(asked & (_ASKED | {"cold_boots"}))
+
+
+def needs_guest(item: pytest.Item) -> bool:
+    """Return whether a check, or a fixture that it asks for, reaches for a guest: facts cannot answer it."""
+    return uses_copies(item) or "host" in getattr(item, "fixturenames", ())
 
 
 def needs_copies(items: Sequence[pytest.Item]) -> bool:

@@ -63,7 +63,7 @@ class Judging:
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Fix the selected controls before anything boots; leave out checks of controls for another kind of image."""
-        from seatrial.copies import redirect
+        from seatrial.copies import needs_guest, redirect
         from seatrial.plan import make_plan, without_live_checks
         from seatrial.suites import named_suites
 
@@ -73,7 +73,7 @@ class Judging:
             own = named_suites(config.args, config.invocation_params.dir, tables)
             plan = make_plan(tables, checks, self.candidate.flavour, root=config.rootpath, named=own)
             if self.candidate.settings.facts:
-                plan = without_live_checks(plan, {item.nodeid for item in items if _needs_guest(item)})
+                plan = without_live_checks(plan, {item.nodeid for item in items if needs_guest(item)})
             self._say_strange_names(plan)
         self.plan = plan
         config.hook.pytest_deselected(items=[item for item in items if not plan.applies(item.nodeid)])
@@ -458,13 +458,6 @@ def _run(candidate: Candidate, plan: Plan, progress: Progress) -> Run:
     from seatrial.gate import Run
 
     return Run(candidate, plan.suites, progress=progress)
-
-
-def _needs_guest(item: pytest.Item) -> bool:
-    """Return whether a check, or a fixture that it asks for, reaches for a guest: facts cannot answer it."""
-    from seatrial.copies import uses_copies
-
-    return uses_copies(item) or "host" in getattr(item, "fixturenames", ())
 
 
 def _rehearsals(items: Sequence[pytest.Item]) -> Iterator[Rehearsal]:

@@ -33,7 +33,7 @@ from seatrial.mutation_changes import (
     words_of,
 )
 from seatrial.mutation_groups import Asked, shared_out, slow_ones, suspects
-from seatrial.mutation_results import Result, Tried, Verdicts, compared, fits, tried_twice
+from seatrial.mutation_results import Result, Tried, Verdicts, compared, fits, is_worse, tried_twice
 from seatrial.offline import changed_disk
 from seatrial.plan import Plan
 from seatrial.policy.flavours import Flavour
@@ -183,7 +183,7 @@ class Bench:
             before, after = self._before_and_after(mutants, asked)
         except (SeatrialError, Inapplicable, _Gone):
             return None
-        changed = (n for n in after if n not in named and after[n].outcome is not before[n].outcome)
+        changed = (n for n in after if n not in named and is_worse(before[n], after[n]))
         return frozenset(n for n in changed if not any(fits(name, self.follows.get(n, ())) for name in named))
 
     def _tried(self, mutant: Mutant, asked: Asked) -> tuple[Tried, bool]:

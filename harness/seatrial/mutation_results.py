@@ -16,7 +16,7 @@ from seatrial.mutants_file import Mutant
 from seatrial.policy.judge import Outcome, Verdict
 from seatrial.report.atomic import write_atomic
 
-__all__ = ["Result", "Results", "Tried", "Verdicts", "compared", "fits", "outcome_of", "tried_twice"]
+__all__ = ["Result", "Results", "Tried", "Verdicts", "compared", "fits", "is_worse", "outcome_of", "tried_twice"]
 
 Verdicts = Mapping[str, Verdict]
 NO_FOLLOWERS: Final[Mapping[str, Sequence[str]]] = MappingProxyType({})
@@ -60,8 +60,7 @@ def compared(
     """
     red = tuple(name for name, verdict in after.items() if verdict.rejects and not before[name].rejects)
     killed_by = tuple(name for name in red if name in mutant.caught_by)
-    # A control that passes no more, for whatever reason, has changed as well.
-    changed = [n for n in after if after[n].outcome is not before[n].outcome and n not in mutant.caught_by]
+    changed = [n for n in after if is_worse(before[n], after[n]) and n not in mutant.caught_by]
     if mutant.is_benign:
         changed = [n for n in changed if fits(n, mutant.stays_green)]
     changed = [n for n in changed if not any(fits(name, follows.get(n, ())) for name in mutant.caught_by)]
@@ -72,6 +71,8 @@ def compared(
         error = f"no control that passes fits {', '.join(mutant.stays_green)}: that it stays green cannot be shown"
     elif killed_by or mutant.is_benign:
         result = Result.KILLED if killed_by else Result.SURVIVED
+        if killed_by and all(after[name].outcome is Outcome.ERROR for name in killed_by):
+            error = f"none failed, these could not tell: {_why_not(mutant, after)}"
     elif not any(n in before for n in mutant.caught_by):
         result, error = Result.SURVIVED, f"no suite that was judged has a control for it: {', '.join(mutant.caught_by)}"
     elif all(before[n].outcome is Outcome.NOT_APPLICABLE for n in mutant.caught_by if n in before):
@@ -85,6 +86,11 @@ def compared(
     if unexpected:
         result = Result.FALSE_ALARM
     return Tried(id=mutant.id, image=image, result=result, killed_by=killed_by, unexpected=unexpected, error=error)
+
+
+def is_worse(before: Verdict, after: Verdict) -> bool:
+    """Return whether a control changed, and not to a pass: one that passes no more, for whatever reason, went blind."""
+    return after.outcome is not before.outcome and after.outcome is not Outcome.PASS
 
 
 def tried_twice(first: Tried, again: Tried) -> Tried:

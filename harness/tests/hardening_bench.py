@@ -75,7 +75,6 @@ QUESTIONS = {
     pam.PAM_STACKS: "pam-stacks",
     pam.SECURITY_FILES: "security",
     MODULES["test_passwords"]._DICTIONARY: "dictionary",
-    MODULES["test_storage"]._BOOT_MOUNTS: "boot-mounts",
     MODULES["test_storage"]._OWNERS_SEEN: "owners-seen",
     MODULES["test_storage"]._GREETING_LINES: "greetings",
     MODULES["test_storage"]._KERNEL_READS: "kernel-reads",
@@ -156,8 +155,8 @@ SHAPES: tuple[tuple[str, Callable[[Texts, str], str]], ...] = (
     (r"for f in (.*?); do if \[ -e", _states),
     (r"grep -asH '' (.*) /dev/null; true", _lines),
     (r"(sed) -n 's/\^btime", lambda texts, _: texts["first-boot"]),
-    (r"(find) / -xdev \\\( -path /etc/passwd -o", lambda texts, _: texts["names"]),
-    (r"(find) / -xdev \\\( -path /etc/passwd -exec", lambda texts, _: texts["residue"]),
+    (r"(find) / /boot -xdev \\\( -path /etc/passwd -o", lambda texts, _: texts["names"]),
+    (r"(find) / /boot -xdev \\\( -path /etc/passwd -exec", lambda texts, _: texts["residue"]),
     (r"if \[ -e (\S+) \]; then echo groups && awk", lambda texts, _: texts["moduli"]),
 )
 

@@ -45,6 +45,9 @@ def test_a_watch_counts_for_what_it_covers(rule: str, path: str, access: str, is
         (f"-a never,exit -S all\n{WATCH}", ["-a never,exit -S all"]),
         (f"{WATCH}-a never,exit -S all\n", []),
         (f"-a never,exit -S all -F path=/usr/bin/x\n{WATCH}", []),
+        (f"-a never,task -F key=off\n{WATCH}", ["-a never,task -F key=off"]),
+        (f"-a never,exit -F arch=b64 -S all\n{WATCH}", ["-a never,exit -F arch=b64 -S all"]),
+        (f"-a never,exit -F arch=b64 -S adjtimex\n{WATCH}", []),
         (WATCH, []),
     ],
 )

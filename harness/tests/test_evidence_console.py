@@ -96,6 +96,7 @@ HEALTHY = [
     "[  OK  ] Stopped target initrd.target - Initrd Default Target.",
     "[    0.5] NMI watchdog: Enabled. Permanently consumes one hw-PMU counter.",
     "[    1.0] hung_task_timeout is 120",
+    "[    0.1] Kernel command line: ro rcupdate.rcu_cpu_stall_timeout=60 hung_task_panic=1 softlockup_panic=1",
 ]
 
 

@@ -64,6 +64,25 @@ def test_no_part_of_the_image_is_left_out(lines: list[str], trees: tuple[str, ..
     assert local_trees(parse_mountinfo(text)) == trees
 
 
+def test_a_root_in_memory_is_no_tree_of_the_disk_and_no_error() -> None:
+    usr, var = "2 1 253:3 / /usr ro - erofs /dev/dm-0 ro\n", "3 1 253:4 / /var rw - ext4 /dev/b rw\n"
+    text = f"1 0 0:30 / / rw - tmpfs tmpfs rw\n{usr}{var}"
+    assert local_trees(parse_mountinfo(text), without=("tmpfs",)) == ("/usr", "/var")
+
+
+def test_a_folder_that_lies_below_itself_was_walked_and_any_other_complaint_counts() -> None:
+    loop = "find: File system loop detected; '/sysroot/x' is part of the same file system loop as '/'.\n"
+    found = parse_audit(1, "43ff root root /tmp\n", loop)
+    assert [state.path for state in found] == ["/tmp"]
+    with pytest.raises(ObservationError, match="Input/output error"):
+        parse_audit(1, "43ff root root /tmp\n", f"{loop}find: '/etc/x': Input/output error\n")
+
+
+def test_a_guest_without_getcap_has_no_programs_without_capabilities() -> None:
+    with pytest.raises(ObservationError, match="no getcap"):
+        parse_capabilities(127, "", "sh: getcap: not found\n")
+
+
 def test_a_root_that_lies_elsewhere_is_an_error() -> None:
     with pytest.raises(ObservationError, match="virtiofs"):
         local_trees(parse_mountinfo("1 0 0:30 / / rw - virtiofs root rw\n2 1 0:31 / /tmp rw - tmpfs tmpfs rw\n"))
@@ -173,13 +192,13 @@ def test_line_of_a_file_nobody_asked_for_is_refused() -> None:
     ],
 )
 def test_both_forms_of_getcap_are_read(line: str, path: str, capabilities: str) -> None:
-    assert parse_capabilities(f"{line}\n") == {path: capabilities}
+    assert parse_capabilities(0, f"{line}\n", "") == {path: capabilities}
 
 
 @pytest.mark.parametrize("line", ["/usr/bin/ping", "getcap: error", "/usr/bin/x cap_setuid"])
 def test_what_getcap_does_not_say_is_refused(line: str) -> None:
     with pytest.raises(ObservationError, match="getcap said"):
-        parse_capabilities(f"{line}\n")
+        parse_capabilities(0, f"{line}\n", "")
 
 
 @given(st.text(alphabet=st.sampled_from("0189abef rot/:=\n\x0b\x0c\u2028"), max_size=60))

@@ -122,6 +122,9 @@ def test_a_limit_on_each_address_holds_nobody_back() -> None:
     assert rules([flood, DROP], policy="accept").accepts(STRANGER, "input")
     known = {"set": {"op": "add", "elem": field("ip", "saddr"), "set": "@seen"}}
     assert not rules([known, DROP], policy="accept").accepts(STRANGER, "input")
+    counted = {"set": {**known["set"], "stmt": [{"counter": None}, {"last": None}]}}
+    assert not rules([counted, DROP], policy="accept").accepts(STRANGER, "input")
+    assert rules([counted, ACCEPT]).accepts(STRANGER, "input")
 
 
 def test_a_dormant_table_filters_nothing() -> None:

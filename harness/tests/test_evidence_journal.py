@@ -65,6 +65,8 @@ def test_good_kernel_log_has_no_trouble() -> None:
         "Oops: 0002 [#1] SMP NOPTI",
         "WARNING: CPU: 0 PID: 1 at fs/inode.c:417 drop_nlink+0x2c/0x40",
         "rcu: INFO: rcu_preempt self-detected stall on CPU",
+        "rcu: INFO: rcu_sched detected expedited stalls on CPUs/tasks: { 1-... } 21 jiffies s: 5 root: 0x2/.",
+        "rcu: rcu_preempt kthread starved for 2500 jiffies! g1 f0x0 RCU_GP_WAIT_FQS(5) ->state=0x0 ->cpu=1",
         "INFO: task jbd2/vda4-8:123 blocked for more than 120 seconds.",
         "EXT4-fs error (device vda4): ext4_lookup:1855: inode #2: comm ls",
         "device-mapper: verity: 253:3: data block 12 is corrupted",
@@ -73,6 +75,11 @@ def test_good_kernel_log_has_no_trouble() -> None:
 )
 def test_trouble_is_told_from_noise(line: str) -> None:
     assert len(troubles([line], KERNEL_TROUBLE)) == 1
+
+
+def test_what_the_kernel_echoes_of_its_command_line_is_no_trouble() -> None:
+    words = "rcupdate.rcu_cpu_stall_timeout=60 hung_task_panic=1 softlockup_panic=1"
+    assert troubles([f"Kernel command line: ro {words}"], KERNEL_TROUBLE) == []
 
 
 @pytest.mark.parametrize(

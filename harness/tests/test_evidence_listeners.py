@@ -156,6 +156,8 @@ def test_what_stands_before_the_first_section_of_a_file_counts_for_nothing() -> 
         "# /etc/a.conf\n[Journal]\nStorage=auto\n\n# /etc/a.conf.d/b.conf\nStorage=none\n# /etc/c\n[Journal]\nSeal=no\n"
     )
     assert parse_config(text) == {"Journal.Storage": "auto", "Journal.Seal": "no"}
+    comment = "# /etc/a.conf\n[Journal]\nStorage=auto\n\n# /var/log/journal\nSeal=no\n"
+    assert parse_config(comment) == {"Journal.Storage": "auto", "Journal.Seal": "no"}
     assert parse_config("Storage=none\n") == {}
 
 

@@ -54,6 +54,22 @@ def test_another_control_that_changes_is_a_false_alarm_beside_a_kill_too(became:
     assert done.unexpected == (f"three: {became}: three is {became}",)
 
 
+def test_a_control_that_passes_since_the_change_is_no_alarm() -> None:
+    before = ALL_PASS | verdicts(two=Outcome.NOT_APPLICABLE, three=Outcome.FAIL)
+    tried = compared(SEEDED, before, after(one=Outcome.FAIL), image="i")
+    assert (tried.result, tried.unexpected) == (Result.KILLED, ())
+    assert compared(HARMLESS, ALL_PASS | verdicts(three=Outcome.FAIL), ALL_PASS, image="i").unexpected == ()
+
+
+def test_a_kill_by_errors_alone_says_so() -> None:
+    tried = compared(SEEDED, ALL_PASS, after(one=Outcome.ERROR), image="i")
+    assert (tried.result, tried.error) == (
+        Result.KILLED,
+        "none failed, these could not tell: one: error: one is error; two: pass: two is pass",
+    )
+    assert compared(SEEDED, ALL_PASS, after(one=Outcome.ERROR, two=Outcome.FAIL), image="i").error == ""
+
+
 def test_a_control_that_follows_those_of_the_mutant_is_no_false_alarm() -> None:
     red = after(one=Outcome.FAIL, three=Outcome.FAIL)
     follows = {"three": ("on*",)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -66,6 +67,38 @@ def test_without_moduli_nobody_may_be_able_to_ask_for_a_group() -> None:
     more = sub("^kexalgorithms ", "kexalgorithms diffie-hellman-group-exchange-sha256,")
     texts["sshd-settings"] = more(texts["sshd-settings"])
     assert outcomes(texts, flavour_named("debian-general"))["ssh-moduli"] is Outcome.FAIL
+
+
+def test_the_groups_bits_of_the_umask_harm_nobody_with_a_group_of_ones_own_only() -> None:
+    texts = {**healthy(), "user-shell": healthy()["user-shell"].replace("umask=0027", "umask=0007")}
+    assert outcomes(texts, flavour_named("debian-general"))["acct-umask"] is Outcome.PASS
+    texts["passwd"] = re.sub(r"(?m)^seatrial:x:1000:1000:", "seatrial:x:1000:100:", texts["passwd"])
+    assert texts["passwd"] != healthy()["passwd"]
+    assert outcomes(texts, flavour_named("debian-general"))["acct-umask"] is Outcome.FAIL
+
+
+RECEPTION = MODULES["test_logging"]._RECEPTION
+FORWARDS = 'destination d_remote {\n  network("logs.corp.example" port(6514));\n};\n'
+
+
+@pytest.mark.parametrize(
+    ("sources", "is_found"),
+    [
+        ("source s_sys { system(); internal(); };\n", False),
+        ("source s_sys {\n  system();\n};\n", False),
+        ("source s_net { network(ip(0.0.0.0)); };\n", True),
+        ("source s_net {\n  udp();\n};\n", True),
+        ("# source s_net { udp(); };\nsource s_sys { system(); };\n", False),
+    ],
+)
+def test_what_syslog_ng_takes_from_the_network_is_told_from_what_it_sends_there(
+    tmp_path: Path, sources: str, is_found: bool
+) -> None:
+    (tmp_path / "syslog-ng.conf").write_text(sources + FORWARDS)
+    question = RECEPTION.replace("/etc/syslog-ng", str(tmp_path))
+    found = subprocess.run(["sh", "-c", question], capture_output=True, text=True, check=True).stdout
+    assert bool(found) is is_found
+    assert "logs.corp" not in found
 
 
 GETTY = MODULES["test_privilege"]._AUTOLOGIN

@@ -29,7 +29,7 @@ def guest() -> Guest:
     return Guest(
         {
             SYSCALLS: recorded("sandbox/syscalls"),
-            FILTERED: "answers 595 0 0 -1\n",
+            FILTERED: "answers 595 0 0 0 -1\n",
             KILLED: "answers\n",
             MACHINE: "answers -2 -9 -9\n",
             CALLS.TRIES: recorded("sandbox/tries"),
@@ -82,9 +82,9 @@ DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
         {"sb-apparmor-unconfined"},
     ),
     "an action is missing": (edit(CALLS.ACTIONS, "user_notif ", ""), {"sb-seccomp-works"}),
-    "a filter cannot be installed": (answer(FILTERED, "answers 595 0 -22 595\n"), {"sb-seccomp-works"}),
-    "a filtered call is made": (answer(FILTERED, "answers 595 0 0 595\n"), {"sb-seccomp-works"}),
-    "a killing filter does not kill": (answer(KILLED, "answers 595 0 0 -1\n"), {"sb-seccomp-works"}),
+    "a filter cannot be installed": (answer(FILTERED, "answers 595 0 0 -22 595\n"), {"sb-seccomp-works"}),
+    "a filtered call is made": (answer(FILTERED, "answers 595 0 0 0 595\n"), {"sb-seccomp-works"}),
+    "a killing filter does not kill": (answer(KILLED, "answers 595 0 0 0 -1\n"), {"sb-seccomp-works"}),
     "landlock is not active": (edit(LSM, "landlock,", ""), {"sb-landlock-abi"}),
     "landlock is old": (edit(SYSCALLS, " 6\n", " 2\n"), {"sb-landlock-abi"}),
     "landlock refuses": (edit(SYSCALLS, " 6\n", " -95\n"), {"sb-landlock-abi"}),

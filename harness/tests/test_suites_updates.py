@@ -158,6 +158,24 @@ def test_packages_of_one_kernel_are_one(packages: str, outcome: Outcome) -> None
 
 
 @pytest.mark.parametrize(
+    ("flavour", "units", "outcome"),
+    [
+        ("flatcar", "update-engine.service disabled enabled\nlocksmithd.service disabled enabled\n", Outcome.PASS),
+        ("flatcar", "update-engine.service masked enabled\n", Outcome.PASS),
+        ("flatcar", "update-engine.service disabled enabled\nsnapd.service enabled enabled\n", Outcome.FAIL),
+        ("azure-container-linux", "update-engine.service disabled enabled\n", Outcome.FAIL),
+    ],
+)
+def test_a_mechanism_that_the_vendors_links_start_may_be_there_where_the_flavour_says_so(
+    flavour: str, units: str, outcome: Outcome
+) -> None:
+    g = guest(flavour)
+    wants = "pulled-in /usr/lib/systemd/system/multi-user.target.wants"
+    g.answers[UNIT_FILES] = f"{units}{wants}/update-engine.service\n{wants}/locksmithd.service\n"
+    assert SUITE.outcome("upd-mechanism-state", g) is outcome
+
+
+@pytest.mark.parametrize(
     ("control", "question"),
     [
         ("upd-signatures", PACKAGE._APT),

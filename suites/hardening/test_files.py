@@ -101,14 +101,9 @@ def test_sgid_programs_are_expected(facts: Facts, check: Check, flavour: Flavour
 @pytest.mark.control("fs-filecaps-allowlist")
 def test_file_capabilities_are_expected(facts: Facts, check: Check, flavour: Flavour) -> None:
     answer = facts.ask(capabilities_command(local_trees(_mounts(facts))))
-    if answer.status in {126, 127}:
-        check.cannot_tell("the guest has no getcap: nothing says which programs hold capabilities")
+    capabilities = parse_capabilities(answer.status, answer.stdout, answer.stderr)
+    found = [f"{path} {held}" for path, held in capabilities.items()]
     allowed = flavour.allowed("file-capabilities")
-    found = [f"{path} {capabilities}" for path, capabilities in parse_capabilities(answer.stdout).items()]
-    complaints = [line for line in answer.stderr.split("\n") if line and not line.endswith("No such file or directory")]
-    if complaints or (answer.status != 0 and not answer.stderr):
-        why = complaints[0][:200] if complaints else f"exit status {answer.status}"
-        check.cannot_tell(f"the walk over the guest's programs is incomplete: {why!r}")
     check.nothing(
         (one for one in found if one not in allowed),
         expected="no file capability but those of expect.file-capabilities",

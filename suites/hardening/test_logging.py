@@ -36,7 +36,9 @@ _RECEIVERS = ("systemd-journal-remote.service", "systemd-journal-remote.socket",
 _RECEPTION = (
     "grep -asHE '^[^#]*(imp?tcp|imudp|imrelp|InputTCPServerRun|UDPServerRun)' /etc/rsyslog.conf /etc/rsyslog.d/*.conf; "
     "for f in /etc/syslog-ng/syslog-ng.conf /etc/syslog-ng/conf.d/*.conf; do if [ -e $f ]; then "
-    "sed -nE '/^[[:blank:]]*source[[:blank:]]/,/\\}[[:blank:]]*;/{/^[^#]*(tcp6?|udp6?|network|syslog)\\(/p}' $f | "
+    # A range's end is looked for from its second line on: a source on one line is none.
+    "sed -nE '/^[[:blank:]]*source[[:blank:]].*\\}[[:blank:]]*;/{/^[^#]*(tcp6?|udp6?|network|syslog)\\(/p;d;}; "
+    "/^[[:blank:]]*source[[:blank:]]/,/\\}[[:blank:]]*;/{/^[^#]*(tcp6?|udp6?|network|syslog)\\(/p;}' $f | "
     'sed "s,^,$f:,"; fi; done'
 )
 _CHECKERS = (
@@ -102,7 +104,7 @@ def test_setting(row: Control, facts: Facts, check: Check) -> None:
     for key in probe["needed"]:
         value = settings.get(key, "")
         # What systemd cannot read it leaves out: such as 200MB (systemd.syntax(7)).
-        limited = bool(re.fullmatch(r"([0-9]+(\.[0-9]+)?[KMGTPEB]?)+", value)) and value.strip("0")
+        limited = bool(re.fullmatch(r"(?:[0-9]++(?:\.[0-9]++)?[KMGTPEB]?)++", value)) and value.strip("0")
         check.holds(
             bool(limited), expected=f"{key} set in {probe['config']}, to a size such as 200M", seen=f"{key}={value}"
         )

@@ -139,15 +139,19 @@ def test_umask_is_tight(facts: Facts, check: Check, flavour: Flavour) -> None:
     )
     if (user := _ordinary(facts, flavour)) is not None:
         # With a group of one's own (USERGROUPS_ENAB, login.defs(5)) the group's bits harm nobody.
+        needed = 0o007 if (user.name, user.gid) in _groups(facts) else 0o027
         umask = parse_login_shell(facts.text(user_shell_command(user))).umask
-        expected = f"umask 0007 or tighter in a login shell of {user.name}"
-        check.holds(umask & 0o007 == 0o007, expected=expected, seen=f"umask {umask:04o}")
+        expected = f"umask {needed:04o} or tighter in a login shell of {user.name}"
+        check.holds(umask & needed == needed, expected=expected, seen=f"umask {umask:04o}")
+
+
+def _groups(facts: Facts) -> set[tuple[str, int]]:
+    return {(group.name, group.gid) for group in parse_groups(facts.text(GROUPS))}
 
 
 def _ordinary(facts: Facts, flavour: Flavour) -> Account | None:
     """Return the login user, or, where that is root, an account with a group of its own name: profiles ask for that."""
-    accounts, groups = parse_passwd(facts.text(PASSWD)), parse_groups(facts.text(GROUPS))
-    own = {(group.name, group.gid) for group in groups}
+    accounts, own = parse_passwd(facts.text(PASSWD)), _groups(facts)
     found = [a for a in accounts if a.name == flavour.access.user and a.uid]
     found += [a for a in accounts if 100 <= a.uid < 65534 and (a.name, a.gid) in own]
     return found[0] if found else None

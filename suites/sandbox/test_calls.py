@@ -132,13 +132,13 @@ def test_a_program_can_take_calls_from_itself(facts: Facts, check: Check) -> Non
     facts.ask_all([ACTIONS, FILTERED, KILLED])
     known = facts.text(ACTIONS).split()
     check.nothing([a for a in EVERY_ACTION if a not in known], expected=f"{', '.join(EVERY_ACTION)}; lacking: none")
-    refused = parse_answers(facts.text(FILTERED), expected=4)
-    killed = parse_answers(facts.text(KILLED), expected=4)
+    refused = parse_answers(facts.text(FILTERED), expected=5)
+    killed = parse_answers(facts.text(KILLED), expected=5)
     if not refused or refused[0] <= 0:
         check.cannot_tell(f"the program that filters its own calls could not be started: answers {refused!r}")
-    installed = refused[1:3] == (0, 0)
-    check.holds(installed, expected="an ordinary user installs a filter", seen=f"prctl and seccomp gave {refused[1:3]}")
-    check.equal(refused[3], -1, what="a call that the filter refuses")
+    installed = refused[1:4] == (0, 0, 0)
+    check.holds(installed, expected="an ordinary user installs a filter", seen=f"prctl and seccomp gave {refused[1:4]}")
+    check.equal(refused[4], -1, what="a call that the filter refuses")
     check.holds(
         not killed, expected="a call that the filter kills ends the program", seen=f"answers {killed or 'none'}"
     )

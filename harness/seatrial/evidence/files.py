@@ -17,6 +17,7 @@ __all__ = [
     "audit_command",
     "backing_mount",
     "capabilities_command",
+    "complaints_of",
     "lines_by_file",
     "local_trees",
     "parse_audit",
@@ -33,6 +34,8 @@ _NOT_WALKED: Final = re.compile(
 )
 # Where programs and libraries are, on systems with and without a merged /usr.
 _SYSTEM: Final = ("/usr", "/opt", "/bin", "/sbin", "/lib")
+# What find says of a folder that it lies in: everything below was met on the way.
+_LOOP: Final = "File system loop detected"
 # What is gone when the walk comes to it was never there (find(1)); busybox' find says that it could not look.
 _RACE: Final = "race=; if find / -maxdepth 0 -ignore_readdir_race >/dev/null 2>&1; then race=-ignore_readdir_race; fi"
 # busybox' find knows no -nouser: there, a file of none of the known users is one without owner.
@@ -120,10 +123,9 @@ def local_trees(mounts: Sequence[Mount], *, without: Collection[str] = ()) -> tu
         and backing_mount(mounts, mount.target) == mount
         and not _is_entered(mount, mounts)
     ]
-    if "/" not in seen:
-        raise ObservationError(
-            f"the root file system is {backing_mount(mounts, '/').kind}, which is not looked through: it is elsewhere"
-        )
+    root = backing_mount(mounts, "/")
+    if _NOT_WALKED.fullmatch(root.kind):
+        raise ObservationError(f"the root file system is {root.kind}, which is not looked through: it is elsewhere")
     return tuple(sorted(set(seen)))
 
 
@@ -204,10 +206,7 @@ def parse_audit(status: int, stdout: str, stderr: str) -> tuple[FileState, ...]:
 
     :raises ObservationError: the walk could not see everything.
     """
-    complaints = [line for line in stderr.split("\n") if line and not line.endswith("No such file or directory")]
-    if complaints or (status != 0 and not stderr):
-        why = complaints[0][:200] if complaints else f"exit status {status}"
-        raise ObservationError(f"the walk over the guest's files is incomplete: {why!r}")
+    _refuse_incomplete(status, stderr)
     # A mount point is met twice: in the tree above it, and as the root of its own.
     states = tuple(dict.fromkeys(parse_states(stdout)))
     if not states:
@@ -216,13 +215,34 @@ def parse_audit(status: int, stdout: str, stderr: str) -> tuple[FileState, ...]:
     return states
 
 
-def parse_capabilities(text: str) -> Mapping[str, str]:
-    """Return path to capabilities of what getcap wrote, in its older (``path = cap+ep``) or newer form.
+def complaints_of(stderr: str) -> list[str]:
+    """Return what find complained about, but for files that vanished, and folders that lie below themselves.
 
-    :raises ObservationError: a line is none.
+    ostree mounts the physical root below the root that is a part of it: what is met again was walked.
     """
+    lines = stderr.split("\n")
+    return [line for line in lines if line and not line.endswith("No such file or directory") and _LOOP not in line]
+
+
+def _refuse_incomplete(status: int, stderr: str) -> None:
+    complaints = complaints_of(stderr)
+    if complaints or (status != 0 and not stderr):
+        why = complaints[0][:200] if complaints else f"exit status {status}"
+        raise ObservationError(f"the walk over the guest's files is incomplete: {why!r}")
+
+
+def parse_capabilities(status: int, stdout: str, stderr: str) -> Mapping[str, str]:
+    """Return path to capabilities of what :func:`capabilities_command` found, in getcap's older form or newer one.
+
+    The older is ``path = cap+ep``.
+
+    :raises ObservationError: a line is none, the guest has no getcap, or the walk could not see everything.
+    """
+    if status in {126, 127}:
+        raise ObservationError("the guest has no getcap: nothing says which programs hold capabilities")
+    _refuse_incomplete(status, stderr)
     found = {}
-    for line in filter(None, text.split("\n")):
+    for line in filter(None, stdout.split("\n")):
         match = _CAPABILITIES.fullmatch(line)
         if not match:
             raise ObservationError(f"getcap said {line[:200]!r}, which is no 'path capabilities'")

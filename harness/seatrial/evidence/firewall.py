@@ -149,8 +149,8 @@ def _decision(rule: Sequence[_Json], packet: Packet) -> tuple[str, str]:
             if held is False:
                 return _NOTHING
             is_sure = is_sure and held is True
-        elif kind == "limit" or (kind == "set" and isinstance(what, Mapping) and what.get("stmt")):
-            is_sure = False  # a set of addresses, each with a limit of its own, holds back no better
+        elif kind == "limit" or (kind == "set" and _limits_each(what)):
+            is_sure = False
         elif kind == "":
             return _NOTHING
         elif _ENDS.get(kind) == "drop":
@@ -160,6 +160,14 @@ def _decision(rule: Sequence[_Json], packet: Packet) -> tuple[str, str]:
                 raise ObservationError(f"what the packet filter does to {packet} cannot be told: {str(rule)[:300]}")
             return kind, str(what.get("target", "")) if isinstance(what, Mapping) else ""
     return _NOTHING
+
+
+def _limits_each(what: Any) -> bool:
+    """Return whether an entry of a set holds back whoever it is for, as ``limit`` does: it may do more than count."""
+    stmts = what.get("stmt") if isinstance(what, Mapping) else None
+    if not isinstance(stmts, list):
+        return bool(stmts)
+    return not all(isinstance(one, Mapping) and one.keys() <= {"counter", "last"} for one in stmts)
 
 
 def _parts(rule: Sequence[_Json]) -> Iterator[tuple[str, Any]]:

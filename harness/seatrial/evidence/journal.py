@@ -49,7 +49,9 @@ KERNEL_TROUBLE: Final = (
     ("a kernel warning", r"\bWARNING: (CPU|possible|suspicious|at |\S+:\d+ at )|^CPU: \d+ PID: \d+ at "),
     (
         "a stalled or locked up CPU",
-        r"soft lockup|hard LOCKUP|rcu.*(stall|self-detected)|hung_task|blocked for more than \d+ seconds",
+        # Not what the kernel's command line, which it echoes, says of stalls and hung tasks.
+        r"soft lockup|hard LOCKUP|blocked for more than \d+ seconds"
+        r"|\brcu\w*:? .*(detected (stall|expedited stalls)|self-detected stall|kthread (starved|timer wakeup))",
     ),
     ("a sanitizer's report", r"\b(KASAN|KCSAN|KFENCE|UBSAN|KMSAN): "),
     (

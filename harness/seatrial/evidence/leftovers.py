@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from seatrial.errors import ObservationError
-from seatrial.evidence.files import local_trees
+from seatrial.evidence.files import complaints_of, local_trees
 from seatrial.evidence.mounts import Mount
 
 __all__ = ["Names", "disk_trees", "names_command", "parse_names", "parse_residue", "residue_command"]
@@ -115,7 +115,7 @@ def parse_residue(stdout: str, stderr: str) -> tuple[str, ...]:
 
 
 def _walked(stdout: str, stderr: str) -> list[str]:
-    complaints = [line for line in stderr.split("\n") if line and not line.endswith("No such file or directory")]
+    complaints = complaints_of(stderr)
     witness = f"walked {_WITNESS}"
     lines = [line for line in stdout.split("\n") if line]
     if complaints or witness not in lines:

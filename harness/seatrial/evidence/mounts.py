@@ -11,6 +11,7 @@ from typing import Final
 from seatrial.errors import ObservationError
 
 __all__ = [
+    "BOOT_PLACES",
     "MOUNTINFO",
     "SWAPS",
     "Mount",
@@ -21,7 +22,9 @@ __all__ = [
     "parse_swaps",
 ]
 
-MOUNTINFO: Final = "cat /proc/self/mountinfo"
+# Looking into them mounts what waits for somebody to look: what is mounted must not depend on who looked first.
+BOOT_PLACES: Final = ("/boot", "/boot/efi", "/efi")
+MOUNTINFO: Final = f"for p in {' '.join(BOOT_PLACES)}; do ls $p/. >/dev/null 2>&1; done; cat /proc/self/mountinfo"
 SWAPS: Final = "cat /proc/swaps"
 _EXTENSION: Final = re.compile(r"/run/systemd/(?:sysext|confext)/(?:meta|extensions/([^/]+))/(?:usr|opt|etc)")
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")

@@ -114,7 +114,11 @@ def _calls() -> bytes:
 
 
 def _filtered(action: int) -> bytes:
-    """Return a program that calls getppid(), filters it by ``action``, and calls it again."""
+    """Return a program that calls getppid(), filters it by ``action``, and calls it again.
+
+    It forbids its core to be dumped (prctl(2), PR_SET_DUMPABLE) before: the kernel dumps that of who is killed so, and
+    the image would be blamed for it.
+    """
     load_number, skip_unless_it, act, allow = (
         (0x20, 0, 0, 0),
         (0x15, 0, 1, 110),
@@ -124,7 +128,7 @@ def _filtered(action: int) -> bytes:
     rules = b"".join(struct.pack("<HBBI", *rule) for rule in (load_number, skip_unless_it, act, allow))
     both = struct.pack("<QQ", 4, 0)
     asked: Call = (110, ())
-    return program([asked, (157, (38, 1)), (317, (1, 0, both)), asked], [(both, [(8, rules)])])
+    return program([asked, (157, (4, 0)), (157, (38, 1)), (317, (1, 0, both)), asked], [(both, [(8, rules)])])
 
 
 def _machine() -> bytes:

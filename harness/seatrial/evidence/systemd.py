@@ -33,7 +33,12 @@ _TIMES: Final = ("Firmware", "Loader", "InitRD", "Userspace", "Finish")
 MANAGER: Final = "systemctl show " + " ".join(
     f"-p {name}" for name in ("SystemState", "NFailedUnits", "NJobs", *(f"{time}TimestampMonotonic" for time in _TIMES))
 )
-JOBS: Final = "systemctl list-jobs --no-legend --no-pager --plain"
+# A job that is really stuck outlives ten looks, unlike one that somebody starts just now.
+JOBS: Final = (
+    "jobs() { systemctl list-jobs --no-legend --no-pager --plain; }; n=0; j=$(jobs) || exit; "
+    'while [ -n "$j" ] && [ "$j" != "No jobs running." ] && [ $n -lt 10 ]; do sleep 1; n=$((n+1)); j=$(jobs) || exit; '
+    'done; printf "%s\\n" "$j"'
+)
 FAILED: Final = "systemctl list-units --all --no-legend --no-pager --plain --state=failed"
 # Only services can restart, and showing every unit costs seconds in an emulated guest.
 SERVICES: Final = (

@@ -126,7 +126,7 @@ def parse_config(text: str) -> Mapping[str, str]:
     section, before = "", ""
     for line in text.split("\n"):
         stripped = line.strip()
-        if not before and re.fullmatch(r"# /\S+", stripped):  # the next file, as cat-config announces it
+        if not before and re.fullmatch(r"# /\S+\.conf", stripped):  # the next file, as cat-config announces it
             section = ""
         before = stripped
         if not stripped or stripped[0] in "#;":
