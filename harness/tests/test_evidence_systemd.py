@@ -60,6 +60,10 @@ def test_second_boot_is_slower_by_what_the_host_does_not_explain(second: Phases,
     assert slower_by_s(boot_of(5, 10, 30), second) == pytest.approx(slower)
 
 
+def test_a_short_moment_of_the_kernels_tells_nothing_of_the_host() -> None:
+    assert slower_by_s(boot_of(0.6, 1, 3), boot_of(0.9, 1, 9)) == pytest.approx(6.3)
+
+
 def test_boot_that_is_not_finished_has_no_phases() -> None:
     with pytest.raises(ObservationError, match="not finished"):
         boot_phases(stamps(0, 0, 1, 2, 0))

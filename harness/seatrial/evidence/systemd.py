@@ -54,6 +54,8 @@ UNSETTLED: Final = (
 )
 # A host without KVM and with three times as many busy processes as processors slowed all phases by 2.5.
 _MOST_SLOWER: Final = 4.0
+# Half a second of the kernel's, as under KVM, varies by itself too much to tell how busy the host was.
+_LEAST_KERNEL_S: Final = 2.0
 _PROPERTY: Final = re.compile(r"([A-Za-z][A-Za-z0-9]*)=(.*)")
 
 
@@ -147,7 +149,9 @@ def slower_by_s(first: Phases, second: Phases) -> float:
     Until it starts process 1 the kernel does the same work at each boot: if that took longer, the host was slower then,
     and the rest may take longer by the same factor, within bounds.
     """
-    host = min(max(second.kernel_s / max(first.kernel_s, 0.001), 1.0), _MOST_SLOWER)
+    host = 1.0
+    if second.kernel_s >= _LEAST_KERNEL_S:
+        host = min(max(second.kernel_s / max(first.kernel_s, 0.001), 1.0), _MOST_SLOWER)
     return second.from_kernel_s - host * first.from_kernel_s
 
 
