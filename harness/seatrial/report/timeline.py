@@ -21,6 +21,8 @@ _ROW: Final = 19
 _TOP: Final = 34
 _MOST_UNITS: Final = 36
 _GROWN_S: Final = 0.1
+# Their colours are dark; behind a boot of today one of before is drawn pale.
+_DARK: Final = frozenset({"loader_s", "kernel_s"})
 _PHASES: Final = ("firmware_s", "loader_s", "kernel_s", "initrd_s", "userspace_s")
 # Every rule is for this drawing only: it stands in pages with rules of their own.
 _STYLE: Final = """
@@ -35,6 +37,7 @@ _STYLE: Final = """
 .timeline .firmware_s { fill: #8fa6bd; } .timeline .loader_s { fill: #5c7a99; }
 .timeline .kernel_s { fill: #2f6db5; } .timeline .initrd_s { fill: #5b94d2; }
 .timeline .userspace_s { fill: #93bde8; } .timeline .in { fill: #10202f; font-weight: 600; font-size: 11px; }
+.timeline .in.light { fill: #fff; }
 """.strip()
 
 
@@ -139,7 +142,8 @@ def _phases(svg: etree._Element, scale: _Scale, boot: _Boot, row: int, name: str
         told = phase.removesuffix("_s")
         etree.SubElement(bar, "title").text = f"{told}: {seconds:.3f} s"
         if right - left > 9 * len(told):
-            inside = etree.SubElement(svg, "text", {"class": "in", "x": f"{left + 5:.1f}", "y": f"{y + 13}"})
+            look = "in light" if phase in _DARK and row == 0 else "in"
+            inside = etree.SubElement(svg, "text", {"class": look, "x": f"{left + 5:.1f}", "y": f"{y + 13}"})
             inside.text = f"{told} {seconds:.1f}" if right - left > 9 * len(told) + 34 else told
         at += seconds
     after = etree.SubElement(svg, "text", {"class": "quiet", "x": f"{scale.x(at) + 6:.1f}", "y": f"{y + 13}"})
