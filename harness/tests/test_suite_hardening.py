@@ -471,10 +471,13 @@ def test_every_way_to_lock_an_account_is_fine(locked: str) -> None:
     assert set(outcomes(texts, flavour_named("debian-general")).values()) == {Outcome.PASS, Outcome.NOT_APPLICABLE}
 
 
-def test_host_keys_of_an_earlier_boot_of_the_same_guest_are_its_own() -> None:
+@pytest.mark.parametrize("control", ["ssh-hostkeys-per-instance", "crypt-random-seed-not-shared"])
+def test_what_an_earlier_boot_of_the_same_guest_has_made_is_its_own(control: str) -> None:
     texts = healthy()
     texts["first-boot"] = "1795480000\n1795476009\n"  # rebooted; the run's key came in the first boot
-    assert outcomes(texts, flavour_named("debian-general"))["ssh-hostkeys-per-instance"] is Outcome.PASS
+    assert outcomes(texts, flavour_named("debian-general"))[control] is Outcome.PASS
+    texts["first-boot"] = "1795480000\n1795480009\n"  # this is the first boot, and the image was captured after another
+    assert outcomes(texts, flavour_named("debian-general"))[control] is Outcome.FAIL
 
 
 def test_what_only_looks_like_a_defect_is_fine() -> None:

@@ -8,9 +8,11 @@ from fnmatch import fnmatchcase
 
 import pytest
 from seatrial.check import Check
+from seatrial.evidence.accounts import PASSWD, parse_passwd
 from seatrial.evidence.certificates import parse_bundle
 from seatrial.evidence.cmdline import CMDLINE, parse_cmdline
 from seatrial.evidence.files import lines_by_file
+from seatrial.evidence.first_start import first_start_s, started_command
 from seatrial.evidence.systemd import MANAGER
 from seatrial.guest.facts import Facts
 from seatrial.policy.flavours import Flavour
@@ -72,13 +74,9 @@ _SWAP = (
 )
 # Both times are whole seconds, and a seed is saved seconds after the kernel has started.
 _SLACK_S = 3
-# The journal's folder is made at the first boot, which this one need not be: a run may have restarted the guest since.
-_FIRST_BOOT_S = 900
 _SEEDS = (
-    "echo \"boot $(sed -n 's/^btime //p' /proc/stat)\"; d=/var/log/journal/$(cat /etc/machine-id); "
-    'if [ -d $d ]; then echo "boot $(stat -c %W $d)"; fi; '
     "for f in /var/lib/systemd/random-seed /var/lib/urandom/random-seed /var/lib/random-seed; do "
-    'if [ -e $f ]; then echo "$(stat -c %W $f) $f"; fi; done'
+    'if [ -e $f ]; then echo "$(stat -c %W $f) $f"; fi; done; echo end'
 )
 
 
@@ -186,15 +184,16 @@ def test_random_numbers_are_ready_before_services(facts: Facts, check: Check) ->
 
 
 @pytest.mark.control("crypt-random-seed-not-shared")
-def test_no_seed_comes_with_the_image(facts: Facts, check: Check) -> None:
-    rows = [line.split(" ", 1) for line in facts.lines(_SEEDS)]
-    boots = [int(row[1]) for row in rows if row[0] == "boot" and row[-1].isdigit() and row[-1] != "0"]
-    seeds = [(row[0], row[-1]) for row in rows if row[0] != "boot"]
-    if not boots or not all(made.isdigit() and made != "0" for made, _path in seeds):
-        check.cannot_tell(f"the guest does not say when it booted, or when a seed was made: {rows!r}")
-    # The folder of a system that was captured after it had run is older than this run, which made its own minutes ago.
-    started = max(boots)
-    first = min(boot for boot in boots if started - boot < _FIRST_BOOT_S)
+def test_no_seed_comes_with_the_image(facts: Facts, check: Check, flavour: Flavour) -> None:
+    facts.ask_all([PASSWD, _SEEDS])
+    *lines, end = facts.lines(_SEEDS) or [""]
+    seeds = [line.partition(" ")[::2] for line in lines]
+    if end != "end" or not all(made.isdigit() and made != "0" for made, _path in seeds):
+        check.cannot_tell(f"the guest does not say when a seed was made: {seeds!r}")
+    home = next((a.home for a in parse_passwd(facts.text(PASSWD)) if a.name == flavour.access.user), "/root")
+    route = flavour.access.route
+    started = facts.text(started_command(home, by_ignition=route == "ignition"))
+    first = first_start_s(started, is_shipped=route == "existing")
     shipped = [f"{path} (made {first - int(made)} s before)" for made, path in seeds if int(made) < first - _SLACK_S]
     check.nothing(shipped, expected="no seed older than the guest's first boot")
 

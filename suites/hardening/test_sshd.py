@@ -22,6 +22,7 @@ from seatrial.evidence.files import (
     read_command,
     states_command,
 )
+from seatrial.evidence.first_start import OWN_KEY_FILES, first_start_s, started_command
 from seatrial.evidence.greeting import KERNEL_RELEASE, leaks
 from seatrial.evidence.mounts import MOUNTINFO, parse_mountinfo
 from seatrial.evidence.os_release import OS_RELEASE, parse_os_release
@@ -54,7 +55,6 @@ from seatrial.policy.controls import Control
 from seatrial.policy.flavours import Flavour
 
 _RUN_KEY = "seatrial-run"
-_OWN_FILES = ("authorized_keys", "authorized_keys.d/ignition")
 _KEY = re.compile(r"(?:.*\s)?(?:ssh-|ecdsa-|sk-)\S+ [A-Za-z0-9+/=]+(?: (?P<comment>.*))?")
 # What systemd's drop-in for sshd asks: the keys of user records, which most accounts do not have.
 _RECORDS = re.compile(r"(/usr)?/bin/userdbctl ssh-authorized-keys %u")
@@ -64,8 +64,6 @@ _LEAST_MODULUS = 3071  # the file counts from 0
 _LISTENING_UNITS = ("ssh.service", "sshd.service", "ssh*.socket")
 _ON = frozenset({"enabled", "wanted", "enabled-runtime", "linked", "linked-runtime"})
 _RUNNING = frozenset({"active", "activating", "reloading"})
-# How long before the run's own key, by the guest's clock, the first boot may have made host keys.
-_FIRST_BOOT_S = 900
 
 
 def _settings(facts: Facts, flavour: Flavour) -> dict[Caller, Mapping[str, tuple[str, ...]]]:
@@ -207,20 +205,9 @@ def test_host_keys_are_strong(facts: Facts, check: Check, flavour: Flavour) -> N
 def test_host_keys_were_made_by_this_guest(facts: Facts, check: Check, flavour: Flavour) -> None:
     keys = _host_keys(facts, check, flavour)
     home = next((a.home for a in parse_passwd(facts.text(PASSWD)) if a.name == flavour.access.user), "/root")
-    # Ignition leaves the key in a fragment, which only some images merge into the file that sshd usually reads.
-    key, fragment = (shlex.quote(f"{home.rstrip('/')}/.ssh/{name}") for name in _OWN_FILES)
-    if flavour.access.route != "ignition":
-        find = f"stat -c %Y {key}"
-    else:
-        find = f"if [ -e {fragment} ]; then stat -c %Y {fragment}; else stat -c %Y {key}; fi"
-    times = facts.text(f"sed -n 's/^btime //p' /proc/stat && {find}").split()
-    if len(times) != 2 or not all(time.isdigit() for time in times):
-        check.cannot_tell(f"boot time and the time of the run's key are not two numbers: {times!r}")
-    booted, provisioned = int(times[0]), int(times[1])
-    # The run's key came in the first boot. When this is a later one, that boot began a little before the key.
-    # A key that the image ships says nothing of a first boot.
-    this_boot = provisioned >= booted or flavour.access.route == "existing"
-    first = booted if this_boot else provisioned - _FIRST_BOOT_S
+    route = flavour.access.route
+    started = facts.text(started_command(home, by_ignition=route == "ignition"))
+    first = first_start_s(started, is_shipped=route == "existing")
     shipped = [f"{k.path} (made {first - k.made_s} s before)" for k in keys if k.made_s < first - 5]
     check.nothing(shipped, expected="no host key older than the guest's first boot")
 
@@ -252,7 +239,7 @@ def test_only_the_runs_key_opens_accounts(facts: Facts, check: Check, flavour: F
 
 
 def _own_files(account: Account) -> list[str]:
-    return [f"{account.home.rstrip('/')}/.ssh/{name}" for name in _OWN_FILES]
+    return [f"{account.home.rstrip('/')}/.ssh/{name}" for name in OWN_KEY_FILES]
 
 
 def _key_files(facts: Facts) -> list[str]:
