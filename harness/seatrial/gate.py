@@ -22,7 +22,7 @@ from seatrial.machine.boot import Launch
 from seatrial.machine.digest import sha256, sha256_of_all
 from seatrial.machine.watch import SCREENSHOT, Watch
 from seatrial.plan import why_not_applicable
-from seatrial.policy.controls import Control, verdict_on
+from seatrial.policy.controls import Control, verdict_on, verdict_without_boot
 from seatrial.policy.differences import Difference, falsifying
 from seatrial.policy.judge import Decision, Outcome, Verdict
 from seatrial.policy.writes import PROBE, judge_writes
@@ -138,10 +138,15 @@ class Run:
         self._save()
 
     def fail(self, error: SeatrialError) -> None:
-        """Keep the first reason why the run could not go on."""
-        if self.record.problem is None:
-            self.record = replace(self.record, problem=_problem(error, self.folder))
-            self._save()
+        """Keep the first reason why the run could not go on; an image that did not come up fails what says so."""
+        if self.record.problem is not None:
+            return
+        self.record = replace(self.record, problem=_problem(error, self.folder))
+        self._save()
+        if isinstance(error, BootError) and self.record.boot is None:
+            for suite, control in self.controls.values():
+                if control.fails_without_boot and self._verdicts[control.id].outcome is Outcome.NOT_CHECKED:
+                    self.add(verdict_without_boot(control, suite.name, error.message))
 
     @contextlib.contextmanager
     def booted(self, *, is_cloneable: bool = False, has_spare_port: bool = False) -> Iterator[Session]:

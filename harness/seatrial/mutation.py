@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 from seatrial.again import called
 from seatrial.clock import monotonic_s
-from seatrial.errors import BootHung, ObservationError, SeatrialError, TimerLost
+from seatrial.errors import BootError, BootHung, ObservationError, SeatrialError, TimerLost
 from seatrial.guest.shell import Shell
 from seatrial.machine.disk import nameless_duplicate
 from seatrial.mutants_file import Mutant, Stage
@@ -36,6 +36,7 @@ from seatrial.mutation_groups import Asked, shared_out, slow_ones, suspects
 from seatrial.mutation_results import Result, Tried, Verdicts, compared, fits, is_worse, tried_twice
 from seatrial.offline import changed_disk
 from seatrial.plan import Plan
+from seatrial.policy.controls import verdict_without_boot
 from seatrial.policy.flavours import Flavour
 from seatrial.policy.judge import Outcome, Verdict
 from seatrial.rebooted import Rebooted, reboot_once
@@ -82,6 +83,14 @@ class _Gone(Exception):
     def __init__(self, lost: SeatrialError, before: Verdicts, after: Verdicts) -> None:
         super().__init__(lost.message)
         self.before, self.after = before, after
+
+
+class _Down(Exception):
+    """What the change made of the guest does not come up."""
+
+    def __init__(self, error: BootError) -> None:
+        super().__init__(error.message)
+        self.error = error
 
 
 # How a copy was made, what was done to it first, and the only controls that were judged (None: all that can be).
@@ -181,7 +190,7 @@ class Bench:
         self.tell(f"looking for alarms of {len(mutants)} together, from {mutants[0].id} on")
         try:
             before, after = self._before_and_after(mutants, asked)
-        except (SeatrialError, Inapplicable, _Gone):
+        except (SeatrialError, Inapplicable, _Gone, _Down):
             return None
         changed = (n for n in after if n not in named and is_worse(before[n], after[n]))
         return frozenset(n for n in changed if not any(fits(name, self.follows.get(n, ())) for name in named))
@@ -191,11 +200,7 @@ class Bench:
         began, is_made = monotonic_s(), False
         try:
             self._refused(mutant)
-            try:
-                before, after = self._before_and_after([mutant], asked)
-            except (BootHung, TimerLost):
-                # Under emulation a boot hangs now and then, whatever is on the disk; a defect does so again.
-                before, after = self._before_and_after([mutant], asked)
+            before, after = self._tried_again_when_hung(mutant, asked)
             done = compared(mutant, before, after, image=self.image, follows=self.follows)
             is_made = True
         except Inapplicable as exc:
@@ -204,11 +209,33 @@ class Bench:
             done = replace(
                 compared(mutant, exc.before, exc.after, image=self.image, follows=self.follows), error=str(exc)
             )
+        except _Down as exc:
+            done = self._without_boot(mutant, exc.error)
         except SeatrialError as exc:
-            # A guest that does not come back is noticed by a gate as well, yet by no control.
             done = Tried(id=mutant.id, image=self.image, result=Result.SURVIVED, error=exc.message)
         self.tell(f"{mutant.id}: {done.result}, as far as it is known {' / '.join(done.unexpected)}")
         return replace(done, seconds=round(monotonic_s() - began, 1)), is_made
+
+    def _tried_again_when_hung(self, mutant: Mutant, asked: Asked) -> tuple[Verdicts, Verdicts]:
+        """Return the verdicts before and after; a boot that hangs under emulation, as some do, is made once more."""
+        try:
+            return self._before_and_after([mutant], asked)
+        except _Down as exc:
+            if not isinstance(exc.error, BootHung):
+                raise
+        except (BootHung, TimerLost):
+            pass
+        return self._before_and_after([mutant], asked)
+
+    def _without_boot(self, mutant: Mutant, error: BootError) -> Tried:
+        """Return what a mutant came to that does not come up: a gate rejects it by what ``fails_without_boot``."""
+        rows = [(s.name, c) for s in self.plan.suites for c in s.controls if c.fails_without_boot]
+        after = {c.id: verdict_without_boot(c, suite, error.message) for suite, c in rows if c.id in mutant.caught_by}
+        if not after:
+            return Tried(id=mutant.id, image=self.image, result=Result.SURVIVED, error=error.message)
+        before = self._baseline(Way.COPY, "", ())
+        done = compared(mutant, before, after, image=self.image)
+        return replace(done, error=done.error or error.message)
 
     def judged(self, session: Session, *, asked: Asked = None, also: Collection[str] = ()) -> Verdicts:
         """Return the verdicts on ``session`` by control.
@@ -288,7 +315,7 @@ class Bench:
         also = mutants[0].caught_by if len(mutants) == 1 else ()
         way = _WAYS[mutants[0].stage]
         forgiven = (Inapplicable,) if len(mutants) > 1 else ()
-        with contextlib.ExitStack() as stack:
+        with _told_when_down(), contextlib.ExitStack() as stack:
             if way is Way.OFFLINE:
                 way, copy = Way.BOOTED, stack.enter_context(self._offline(mutants, forgiven))
                 prepare(copy.shell, first)
@@ -407,6 +434,18 @@ class Bench:
             if way is Way.RESTARTED:
                 copy.power_cut()
             return self.judged(copy, asked=asked, also=also)
+
+
+@contextlib.contextmanager
+def _told_when_down() -> Iterator[None]:
+    """Tell a guest that its change kept from coming up from one that nobody has changed.
+
+    :raises _Down: it did not come up.
+    """
+    try:
+        yield
+    except BootError as exc:
+        raise _Down(exc) from exc
 
 
 def _disturbance(check: Rehearsal) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from micro_boot import micro_session
 from seatrial.check import Check
-from seatrial.errors import BootHung, SessionLost
+from seatrial.errors import BootHung, BootTimeout, SessionLost
 from seatrial.guest.facts import Facts
 from seatrial.machine.boot import BootFacts
 from seatrial.mutants_file import Mutant, Stage
@@ -59,8 +59,10 @@ def calm() -> Probe:
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    names = ("one", "two", "calm", "touching")
-    suite = Suite(name="s", folder=Path("/s"), controls=tuple(control(name) for name in (*names, "other")))
+    names = ("one", "two", "calm", "touching", "up")
+    up = control("up").model_copy(update={"fails_without_boot": True})
+    others = tuple(control(name) for name in (*names[:-1], "other"))
+    suite = Suite(name="s", folder=Path("/s"), controls=(*others, up))
     plan = Plan(suites=(suite,), control_of={n: n for n in names}, unchecked={}, not_applicable=frozenset())
 
     def touching(host: Host, check: Check) -> None:
@@ -72,7 +74,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
             image="micro",
             ready=ready,
             plan=plan,
-            probes=[absent("one"), absent("two"), calm(), marked],
+            probes=[absent("one"), absent("two"), calm(), marked, absent("up")],
             flavour=read_flavour("debian-immutable"),
             boot_again=no_other_boot,
         )
@@ -155,6 +157,20 @@ def test_a_boot_that_hung_once_is_tried_again(
 
     monkeypatch.setattr(Bench, "_before_and_after", hanging)
     assert bench.tried(seeded("touch /tmp/one", "one")).result is result
+
+
+def test_a_guest_that_does_not_come_up_again_fails_the_control_that_is_about_that_and_no_other(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_self: Session) -> None:
+        raise BootTimeout("the guest was not ready within 9 s")
+
+    monkeypatch.setattr(Session, "power_cut", gone)
+    down = bench.tried(seeded("true", "one", "up", stage=Stage.REBOOT))
+    assert (down.result, down.killed_by, down.unexpected) == (Result.KILLED, ("up",), ())
+    assert down.error == "the guest was not ready within 9 s"
+    unseen = bench.tried(seeded("true", "one", stage=Stage.REBOOT))
+    assert (unseen.result, unseen.killed_by, unseen.error) == (Result.SURVIVED, (), down.error)
 
 
 def test_a_change_has_its_files_its_account_and_its_root(bench: Bench) -> None:

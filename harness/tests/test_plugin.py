@@ -254,6 +254,18 @@ def test_an_image_that_does_not_come_up_is_rejected_with_everything_not_checked(
     result.stdout.fnmatch_lines(["*the kernel panicked*", "*look above*", "decision: reject*"])
 
 
+def test_an_image_that_does_not_come_up_fails_the_control_that_is_about_that(judged: Judged) -> None:
+    table = TABLE.replace('severity = "high"', 'severity = "high"\nfails-without-boot = true')
+    _result, record = judged(CHECKS, error=BootFatal("the kernel panicked"), table=table)
+    assert outcomes(record) == {"first-control": "fail", "second-control": "not-checked"}
+    first = record["verdicts"][0]
+    assert (first["because"], first["seen"]) == (
+        "the image did not come up: the kernel panicked",
+        "the kernel panicked",
+    )
+    assert (record["decision"], record["problem"]["kind"]) == ("reject", "BootFatal")
+
+
 def test_workers_have_nothing_to_do_without_a_guest(judged: Judged) -> None:
     result, record = judged(CHECKS, "-n2", error=BootFatal("the kernel panicked"))
     assert set(outcomes(record).values()) == {"not-checked"}

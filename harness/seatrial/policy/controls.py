@@ -14,7 +14,7 @@ from seatrial.errors import ConfigError
 from seatrial.policy.differences import Kind, Touched
 from seatrial.policy.judge import Outcome, Severity, Verdict
 
-__all__ = ["Control", "HostKind", "parse_controls", "verdict_on"]
+__all__ = ["Control", "HostKind", "parse_controls", "verdict_on", "verdict_without_boot"]
 
 HostKind = Literal["general-purpose", "immutable-host"]
 _ID = r"^[a-z0-9]+(-[a-z0-9]+)*$"
@@ -27,7 +27,8 @@ class Control(BaseModel):
     ``probe`` holds the data of a declarative control (``{sysctl = "kernel.kptr_restrict", in = [1, 2]}``); its first
     key names the kind of probe, and the suite's parametrised check for that kind judges the row. ``falsified_by`` names
     the kinds of differences, and what differences touch, after which the answer would say nothing of the image.
-    ``follows`` holds globs for controls whose defects turn this one red as well, by its nature.
+    ``follows`` holds globs for controls whose defects turn this one red as well, by its nature. ``fails_without_boot``
+    says that an image that does not come up fails it; all others are not checked then.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -41,6 +42,7 @@ class Control(BaseModel):
     applies_to: Annotated[frozenset[HostKind], Field(alias="applies-to", min_length=1)]
     falsified_by: Annotated[tuple[Kind | Touched, ...], Field(alias="falsified-by")] = ()
     follows: tuple[Text, ...] = ()
+    fails_without_boot: Annotated[bool, Field(alias="fails-without-boot")] = False
     probe: Mapping[str, Any] | None = None
 
     @property
@@ -62,6 +64,18 @@ def verdict_on(control: Control, suite: str, outcome: Outcome, *, because: str, 
         remedy=control.remedy,
         refs=control.refs,
         **seen,
+    )
+
+
+def verdict_without_boot(control: Control, suite: str, why: str) -> Verdict:
+    """Return what an image that does not come up, as ``why`` says, fails: a control that ``fails_without_boot``."""
+    return verdict_on(
+        control,
+        suite,
+        Outcome.FAIL,
+        because=f"the image did not come up: {why}",
+        expected="the image comes up",
+        seen=why,
     )
 
 
