@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -220,8 +220,8 @@ def mutants(  # one parameter an option
     if output is not None and file is not None and output.exists() and output.samefile(file):
         raise click.UsageError("--json and --mutants name the same file: the results would take the mutants' place")
     seeded = chosen(read_mutants(file) if file is not None else our_mutants(), only)
-    names = images or tuple(f"demo:{recipe.name}" for recipe in recipes())
-    subjects = [_subject(name, given["seatrial_flavour"]) for name in names]
+    names = tuple(dict.fromkeys(images)) or tuple(f"demo:{recipe.name}" for recipe in recipes())
+    subjects = [_subject(name, given["seatrial_flavour"], beside=names) for name in names]
     given["seatrial_flavour"] = None
     sys.exit(
         run_mutants(
@@ -236,7 +236,8 @@ def mutants(  # one parameter an option
     )
 
 
-def _subject(name: str, flavour: str | None) -> Any:
+def _subject(name: str, flavour: str | None, *, beside: Sequence[str]) -> Any:
+    """Return the image ``name``, called by its file's name in results, or as it was given where another has that."""
     from seatrial.images import recipes
     from seatrial.mutation_run import Subject
 
@@ -248,7 +249,8 @@ def _subject(name: str, flavour: str | None) -> Any:
     if not path.is_file():
         raise ConfigError(f"image {name!r} does not exist", hint="--image FILE|demo:NAME; each is tried in turn")
     chosen = [f"--flavour={flavour}"] if flavour else []
-    return Subject(path.name if not name.startswith("demo:") else name, (f"--image={path}", *chosen))
+    is_alone = sum(Path(other).name == path.name for other in beside) == 1 and not name.startswith("demo:")
+    return Subject(path.name if is_alone else name, (f"--image={path}", *chosen))
 
 
 @main.command()

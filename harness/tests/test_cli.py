@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from seatrial.cli import main
+from seatrial.mutation_run import Subject
 from seatrial.options import OPTIONS
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -106,3 +108,21 @@ def test_a_way_in_that_contradicts_itself_ends_with_usage(tmp_path: Path) -> Non
     status, text = invoke("boot", str(image), "--flavour", "debian-general", "--access", "existing")
     assert status == 4
     assert "access route 'existing' logs in as 'seatrial'" in text
+
+
+def test_results_of_two_images_with_one_file_name_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [tmp_path / name for name in ("a/disk.raw", "b/disk.raw", "other.raw")]
+    for path in images:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    seen: list[str] = []
+
+    def run(subjects: Sequence[Subject], *_args: object, **_named: object) -> int:
+        seen.extend(subject.name for subject in subjects)
+        return 0
+
+    monkeypatch.setattr("seatrial.mutation_run.run_mutants", run)
+    assert invoke("mutants", *(f"--image={path}" for path in (*images, images[0]))) == (0, "")
+    assert seen == [str(images[0]), str(images[1]), "other.raw"]
