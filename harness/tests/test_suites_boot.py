@@ -244,6 +244,17 @@ def test_good_boot_passes_every_control() -> None:
     assert red_on(guest()) == {}
 
 
+@pytest.mark.parametrize(("accelerator", "is_doubted"), [("tcg", True), ("kvm", False)])
+def test_a_stall_under_emulation_may_be_the_hosts_doing(accelerator: str, *, is_doubted: bool) -> None:
+    g = guest()
+    g.boot["accelerator"] = accelerator
+    add(KERNEL, "watchdog: BUG: soft lockup - CPU#0 stuck for 22s!")(g)
+    outcome, why = SUITE.explained("bh-kernel-log-clean", g)
+    assert outcome is Outcome.FAIL
+    assert "a stalled or locked up CPU: watchdog" in why
+    assert ("busy host" in why) is is_doubted
+
+
 @pytest.mark.parametrize("name", DEFECTS)
 def test_defect_turns_exactly_its_controls_red(name: str) -> None:
     seed, expected = DEFECTS[name]

@@ -14,6 +14,7 @@ from seatrial.evidence.journal import (
     KERNEL,
     KERNEL_TROUBLE,
     OOM,
+    STALLED,
     parse_journal,
     troubles,
     unexpected,
@@ -57,9 +58,12 @@ def test_journal_has_no_unexpected_error(facts: Facts, check: Check, flavour: Fl
 
 
 @pytest.mark.control("bh-kernel-log-clean")
-def test_kernel_log_has_no_oops_or_warning(facts: Facts, check: Check) -> None:
+def test_kernel_log_has_no_oops_or_warning(facts: Facts, check: Check, boot: BootFacts) -> None:
     """The kernel reported neither an oops, a warning, a stall nor damage."""
-    check.nothing(troubles(_kernel_lines(facts, check), KERNEL_TROUBLE), expected="no trouble in the kernel's log")
+    found = troubles(_kernel_lines(facts, check), KERNEL_TROUBLE)
+    is_hosts = boot.accelerator != "kvm" and any(line.startswith(STALLED) for line in found)
+    doubt = " (a stall under emulation can be a busy host's doing: repeat it on an idle one, or with KVM)"
+    check.nothing(found, expected=f"no trouble in the kernel's log{doubt if is_hosts else ''}")
 
 
 @pytest.mark.control("bh-no-oom")

@@ -16,6 +16,7 @@ __all__ = [
     "KERNEL",
     "KERNEL_TROUBLE",
     "OOM",
+    "STALLED",
     "STORAGE",
     "UNCLEAN",
     "Entry",
@@ -39,7 +40,14 @@ STORAGE: Final = (
     "_TRANSPORT=kernel + SYSLOG_IDENTIFIER=systemd-fsck + SYSLOG_IDENTIFIER=systemd-journald"
 )
 
+STALLED: Final = "a stalled or locked up CPU"
 KERNEL_TROUBLE: Final = (
+    (  # first, for the kernel calls some of them bugs
+        STALLED,
+        # Not what the kernel's command line, which it echoes, says of stalls and hung tasks.
+        r"soft lockup|hard LOCKUP|blocked for more than \d+ seconds"
+        r"|\brcu\w*:? .*(detected (stall|expedited stalls)|self-detected stall|kthread (starved|timer wakeup))",
+    ),
     # journald takes a first word with a colon for a program's name, in what is not the kernel's own.
     (
         "a kernel oops",
@@ -47,12 +55,6 @@ KERNEL_TROUBLE: Final = (
         r"|NULL pointer dereference|\b\d{4} \[#\d+\] ",
     ),
     ("a kernel warning", r"\bWARNING: (CPU|possible|suspicious|at |\S+:\d+ at )|^CPU: \d+ PID: \d+ at "),
-    (
-        "a stalled or locked up CPU",
-        # Not what the kernel's command line, which it echoes, says of stalls and hung tasks.
-        r"soft lockup|hard LOCKUP|blocked for more than \d+ seconds"
-        r"|\brcu\w*:? .*(detected (stall|expedited stalls)|self-detected stall|kthread (starved|timer wakeup))",
-    ),
     ("a sanitizer's report", r"\b(KASAN|KCSAN|KFENCE|UBSAN|KMSAN): "),
     (
         "damaged storage",
