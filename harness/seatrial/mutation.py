@@ -136,8 +136,9 @@ class Bench:
     def tried_all(self, mutants: Sequence[Mutant], *, jobs: int) -> Generator[Tried, None, None]:
         """Give the results as they come, ``jobs`` guests at a time; mutants that need no restart are tried first.
 
-        In its own copy a mutant meets the controls that it or one of its neighbours names. Whether it changes any
-        other is looked at for these neighbours together, and for halves of them as long as some did.
+        In its own copy a mutant meets the controls that it or one of its neighbours names, a harmless one also those
+        that it must not turn red. Whether it changes any other is looked at for these neighbours together, and for
+        halves of them as long as some did.
         """
         ordered = sorted(mutants, key=lambda mutant: list(Stage).index(mutant.stage))
         groups = [list(group) for _way, group in itertools.groupby(ordered, key=lambda mutant: _WAYS.get(mutant.stage))]
@@ -164,7 +165,9 @@ class Bench:
 
     def _tried_together(self, mutants: Sequence[Mutant]) -> list[Tried]:
         named = frozenset(name for mutant in mutants for name in mutant.caught_by)
-        alone = [self._tried_first(mutant, named) for mutant in mutants]
+        # Together, what goes red for a harmless one could be taken for what follows the controls of its neighbours.
+        green = {mutant.id: {n for n in self.known if fits(n, mutant.stays_green)} for mutant in mutants}
+        alone = [self._tried_first(mutant, named | green[mutant.id]) for mutant in mutants]
         made = {mutant.id: tried for mutant, (tried, was_made) in zip(mutants, alone, strict=True) if was_made}
         slow = slow_ones({name: tried.seconds for name, tried in made.items()})
         again = suspects(

@@ -59,10 +59,11 @@ def calm() -> Probe:
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    names = ("one", "two", "calm", "touching", "up")
+    names = ("one", "two", "calm", "touching", "up", "follower")
     up = control("up").model_copy(update={"fails_without_boot": True})
-    others = tuple(control(name) for name in (*names[:-1], "other"))
-    suite = Suite(name="s", folder=Path("/s"), controls=(*others, up))
+    follower = control("follower").model_copy(update={"follows": ("calm",)})
+    others = tuple(control(name) for name in (*names[:-2], "other"))
+    suite = Suite(name="s", folder=Path("/s"), controls=(*others, up, follower))
     plan = Plan(suites=(suite,), control_of={n: n for n in names}, unchecked={}, not_applicable=frozenset())
 
     def touching(host: Host, check: Check) -> None:
@@ -74,7 +75,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
             image="micro",
             ready=ready,
             plan=plan,
-            probes=[absent("one"), absent("two"), calm(), marked, absent("up")],
+            probes=[absent("one"), absent("two"), calm(), marked, absent("up"), absent("follower")],
             flavour=read_flavour("debian-immutable"),
             boot_again=no_other_boot,
         )
@@ -126,6 +127,12 @@ def test_what_changed_for_some_together_is_found_for_the_one_that_did_it(bench: 
     assert [one.result for one in results] == [Result.KILLED, Result.FALSE_ALARM, Result.NOT_APPLICABLE]
     alone = bench.tried(mutants[1], asked=["one"])
     assert alone.result is Result.KILLED  # the other control was not asked
+
+
+def test_a_harmless_change_is_not_excused_by_what_its_neighbour_names(bench: Bench) -> None:
+    harmless = Mutant(id="N1", stage=Stage.GUEST, change="touch /tmp/follower", stays_green=("follower",))
+    results = list(bench.tried_all([seeded("touch /tmp/nothing", "calm"), harmless], jobs=1))
+    assert [one.unexpected for one in results] == [(), ("follower: fail: expected no follower, saw /tmp/follower",)]
 
 
 def test_changes_that_break_the_guest_together_are_looked_at_alone(
