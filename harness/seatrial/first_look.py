@@ -31,7 +31,7 @@ from seatrial.options import Settings
 from seatrial.policy.controls import HostKind
 from seatrial.progress import Progress
 from seatrial.report.atomic import write_atomic
-from seatrial.session import Candidate, examine, first_usable, launch_of, patience_for, watch_for_hangs
+from seatrial.session import Candidate, examine, first_usable, hang_limits, launch_of, patience_for
 from seatrial.suites import flavour_names, recognition_rules
 
 __all__ = ["with_flavour"]
@@ -119,7 +119,7 @@ def _look(candidate: Candidate, folder: Path, progress: Progress, choice: Choice
         routes = dict(ways.routes)
     progress.phase(f"booting under {choice.accelerator} to see what it is ({choice.reason})")
     with powered_on(launch) as boot, boot.watch.explained():
-        watch_for_hangs(candidate, boot, choice)
+        boot.watch.limits = hang_limits(candidate, choice)
         boot.console.listen(lambda _chunk: progress.detail(boot.console.last_line))
         # A server that refuses may still be waiting for one of the ways.
         patience = dataclasses.replace(patience_for(candidate, choice), refused_s=None)

@@ -223,7 +223,7 @@ OPTIONS = (
         parse=_seconds,
         default=100.0,
         metavar="SECONDS",
-        help="before the first login, call a boot hung when console and disk have been still for so long "
+        help="before a login, call a boot or restart hung when console and disk have been still for so long "
         f"(times {TCG_HANG_FACTOR} under TCG), or for 30 s with the CPU still too",
     ),
     Option(

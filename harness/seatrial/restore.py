@@ -166,6 +166,7 @@ class Session:
 
         :param key_may_change: take the SSH host key that it comes back with, whichever that is.
         :raises BootTimeout: it did not come back in time.
+        :raises BootHung: it stands still on its way up; any other :class:`BootError` as in a boot.
         :raises HostKeyChanged: it came back with another SSH host key.
         :raises ObservationError: it is the guest that others look at, or refuses.
         """
@@ -217,14 +218,14 @@ class Session:
         self._refuse_shared()
         assert self.way is not None
         before = told(self.shell, question)
-        with self.boot.watch.reboot_expected():
+        with self.boot.watch.reboot_expected(self.way.hang):
             restart()
             self.restarts += 1
             self.held.close()
             back = functools.partial(
                 came_back,
                 self.guest.address,
-                self.way,
+                replace(self.way, let_in=self.boot.watch.let_in),
                 question,
                 before,
                 guard=self.boot.guard,

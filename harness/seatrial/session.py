@@ -44,9 +44,9 @@ __all__ = [
     "booted_again",
     "examine",
     "first_usable",
+    "hang_limits",
     "launch_of",
     "patience_for",
-    "watch_for_hangs",
 ]
 
 _MOST_CONSOLE = 262_144
@@ -249,7 +249,7 @@ def _ready(
     patience = patience_for(candidate, choice)
     progress.phase(f"powering on under {choice.accelerator} ({choice.reason})")
     with powered_on(launch) as boot:
-        watch_for_hangs(candidate, boot, choice)
+        boot.watch.limits = hang_limits(candidate, choice)
         watched(boot.watch)
         watching = [True]
         boot.console.listen(lambda _chunk: progress.detail(boot.console.last_line) if watching else None)
@@ -269,16 +269,17 @@ def _ready(
             watching.clear()
             boot.watch.ready()
             progress.phase(f"ready {guest.ready_s:.1f} s after power-on: the system says {guest.state!r}")
-            way = WayIn(user=launch.provision.user, key=key, patience=patience)
+            hang = hang_limits(candidate, choice)
+            way = WayIn(user=launch.provision.user, key=key, patience=patience, hang=hang)
             restorer = Restorer(way, launch.folder, cold=functools.partial(booted_again, candidate, launch, key))
             with contextlib.closing(restorer):
                 yield new_session(guest, boot, way=way, restorer=restorer)
 
 
-def watch_for_hangs(candidate: Candidate, boot: Boot, choice: Choice) -> None:
-    """Let the watch of ``boot`` end it when it stands still for as long as the settings say."""
+def hang_limits(candidate: Candidate, choice: Choice) -> HangLimits:
+    """Return for how long a boot of ``candidate`` on the accelerator ``choice`` may stand still."""
     slowness = TCG_HANG_FACTOR if choice.accelerator == "tcg" else 1
-    boot.watch.limits = HangLimits(silent_s=candidate.settings.hang_timeout * slowness)
+    return HangLimits(silent_s=candidate.settings.hang_timeout * slowness)
 
 
 def patience_for(candidate: Candidate, choice: Choice) -> Patience:

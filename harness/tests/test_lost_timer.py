@@ -10,7 +10,8 @@ from typing import Any, cast
 import pytest
 from seatrial import restore
 from seatrial.errors import TimerLost
-from seatrial.guest.restart import REBOOT
+from seatrial.guest.ready import Patience
+from seatrial.guest.restart import REBOOT, WayIn
 from seatrial.restore import Session
 
 
@@ -19,7 +20,9 @@ class Copy:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, lost: int, forgives: bool = True) -> None:
         self.lost, self.done = lost, list[str]()
-        watch = SimpleNamespace(reboot_expected=contextlib.nullcontext, forgive_lost_timer=lambda: forgives)
+        watch = SimpleNamespace(
+            reboot_expected=contextlib.nullcontext, forgive_lost_timer=lambda: forgives, let_in=bool
+        )
         monitor = SimpleNamespace(execute=self.done.append)
         boot = SimpleNamespace(watch=watch, monitor=monitor, guard=lambda: None)
         guest = SimpleNamespace(address="address", shell="shell")
@@ -28,7 +31,7 @@ class Copy:
             facts=cast(Any, None),
             guest=cast(Any, guest),
             boot=cast(Any, boot),
-            way=cast(Any, "way"),
+            way=cast(Any, WayIn(user="u", key=cast(Any, "key"), patience=Patience(boot_s=1, settle_s=1, command_s=1))),
             is_restored=True,
         )
         monkeypatch.setattr(restore, "told", lambda _shell, _question: "before")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from seatrial.guest.ready import Patience
 from seatrial.guest.restart import WayIn, came_back, order, told
 from seatrial.guest.shell import Shell
 from seatrial.guest.ssh import Address, RunKey
+from seatrial.machine.stillness import HangLimits
 from seatrial.restore import new_session, reseed, set_clock
 from ssh_server import Served
 
@@ -141,10 +143,14 @@ class Announced:
 
     def __init__(self) -> None:
         self.is_announced = False
+        self.limits: HangLimits | None = None
+
+    def let_in(self) -> None:
+        self.limits = None
 
     @contextlib.contextmanager
-    def reboot_expected(self) -> Iterator[None]:
-        self.is_announced = True
+    def reboot_expected(self, limits: HangLimits | None) -> Iterator[None]:
+        self.is_announced, self.limits = True, limits
         yield
         self.is_announced = False
 
@@ -153,19 +159,23 @@ class Announced:
 def test_a_restart_is_announced_to_the_watch_and_gives_a_new_host(
     server: Served, way: WayIn, shell: Shell, monkeypatch: pytest.MonkeyPatch, restart: str
 ) -> None:
-    watch, answers = Announced(), iter(["old", "new"])
+    watch, answers, limits = Announced(), iter(["old", "new"]), HangLimits(silent_s=9.0)
+    looked: list[HangLimits | None] = []
     ordered: list[bool] = []
     monkeypatch.setattr(seatrial.restore, "told", lambda *_args: next(answers))
     monkeypatch.setattr(seatrial.guest.restart, "told", lambda *_args: next(answers))
     monkeypatch.setattr(seatrial.restore, "order", lambda *_args: ordered.append(watch.is_announced))
     monitor = SimpleNamespace(execute=lambda _command: ordered.append(watch.is_announced))
     launch = SimpleNamespace(image=SimpleNamespace(path=Path("disk.raw")), machine=SimpleNamespace(cpus=1))
-    boot: Any = SimpleNamespace(watch=watch, monitor=monitor, launch=launch, guard=lambda: None)
+    boot: Any = SimpleNamespace(watch=watch, monitor=monitor, launch=launch, guard=lambda: looked.append(watch.limits))
     guest: Any = SimpleNamespace(shell=shell, address=Address(server.port))
-    session = new_session(guest, boot, way=way, is_restored=True)
+    session = new_session(guest, boot, way=replace(way, hang=limits), is_restored=True)
     before = session.host
     with session.held:
         getattr(session, restart)()
         assert session.host.run("echo here").stdout == "here\n"
     assert (ordered, watch.is_announced, session.restarts) == ([True], False, 1)
     assert session.host is not before
+    # How long it may stand still is held against it until it is back.
+    assert looked[0] is limits
+    assert watch.limits is looked[-1] is None

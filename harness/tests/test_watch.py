@@ -327,6 +327,37 @@ def test_an_announced_reboot_is_none_of_this(machine: Machine) -> None:
     assert isinstance(trouble(machine), GuestStopped)
 
 
+def test_an_announced_reboot_may_be_still_on_its_way_down_but_not_on_its_way_up(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "cpu_seconds", lambda _pid: 1.0)
+    monkeypatch.setattr(watch_module, "_SAMPLE_EVERY_S", 0.0)
+    limits = HangLimits(silent_s=0.02)
+    machine.watch.ready()
+    with machine.watch.reboot_expected(limits):
+        machine.watch.find_reason(patience_s=0.3)
+        machine.monitor.note("RESET", {"reason": "host-qmp-system-reset"})
+        machine.watch.guard()
+        machine.watch.let_in()
+        machine.watch.find_reason(patience_s=0.3)
+        machine.monitor.note("RESET", {"reason": "host-qmp-system-reset"})
+        with pytest.raises(BootHung, match="hangs in phase firmware"):
+            machine.watch.find_reason(patience_s=5)
+        machine.watch._failure = None
+        machine.watch.let_in()
+
+
+def test_a_guest_that_restarts_over_and_over_after_an_announced_reboot_is_a_loop(machine: Machine) -> None:
+    machine.watch.ready()
+    with contextlib.suppress(RebootLoop), machine.watch.reboot_expected():
+        for _ in range(3):
+            machine.monitor.note("RESET", {"reason": "guest-reset"})
+            machine.watch.guard()
+        machine.monitor.note("RESET", {"reason": "guest-reset"})
+        with pytest.raises(RebootLoop, match="again and again: 3 times"):
+            machine.watch.guard()
+
+
 def test_a_panic_in_an_announced_reboot_is_a_panic(machine: Machine) -> None:
     machine.watch.ready()
     with pytest.raises(KernelPanic), machine.watch.reboot_expected():

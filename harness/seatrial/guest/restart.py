@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -13,6 +13,7 @@ from seatrial.guest.facts import Asker
 from seatrial.guest.ready import Guest, Patience, ready_guest
 from seatrial.guest.shell import root_shell
 from seatrial.guest.ssh import Address, Guard, LoginKey, connect
+from seatrial.machine.stillness import HangLimits
 from seatrial.progress import Silent
 
 __all__ = ["BOOT_ID", "POWER_OFF", "REBOOT", "USERSPACE", "WayIn", "came_back", "order", "told"]
@@ -29,11 +30,16 @@ _LOGIN_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WayIn:
-    """With what the run logs in to the guest, and how long it waits."""
+    """With what the run logs in to the guest, and how long it waits.
+
+    ``hang`` says when a restart hangs; ``let_in`` is called when the guest is back, from when on it cannot.
+    """
 
     user: str
     key: LoginKey
     patience: Patience
+    hang: HangLimits | None = None
+    let_in: Callable[[], object] = bool
 
 
 def told(shell: Asker, question: str) -> str:
@@ -65,7 +71,13 @@ def order(shell: Asker, command: str) -> None:
 
 @contextlib.contextmanager
 def came_back(
-    address: Address, way: WayIn, question: str, before: str, *, guard: Guard, key_may_change: bool = False
+    address: Address,
+    way: WayIn,
+    question: str,
+    before: str,
+    *,
+    guard: Guard,
+    key_may_change: bool = False,
 ) -> Iterator[Guest]:
     """Wait until the guest answers ``question`` differently than ``before``, and is ready; give it.
 
@@ -88,6 +100,7 @@ def came_back(
                 hint="the console log of this copy shows how far it came",
             )
         deadline.pause(_LOOK_S)
+    way.let_in()
     patience = replace(way.patience, boot_s=max(_LOGIN_S, deadline.remaining_s))
     with ready_guest(looked_at, way.user, way.key, guard=guard, patience=patience, progress=Silent()) as guest:
         yield guest

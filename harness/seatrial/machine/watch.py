@@ -89,6 +89,8 @@ class Watch:
     _forgiven: int = 0
     _restarts_seen: int = 0
     _reboot_expected: bool = False
+    _announced: int = 0
+    _limits_then: HangLimits | None = None
     _is_ready: bool = False
     _sampled_s: float = 0.0
     _stillness: Stillness | None = field(default=None)
@@ -144,15 +146,19 @@ class Watch:
             self._note(CONSOLE_SILENT, "(nothing)")
 
     @contextlib.contextmanager
-    def reboot_expected(self) -> Iterator[None]:
-        """Within this block the guest may restart or stop; at its end it counts as ready again."""
+    def reboot_expected(self, limits: HangLimits | None = None) -> Iterator[None]:
+        """Within this block the guest may restart or stop; at its end it counts as ready again.
+
+        :param limits: when it hangs, from its reset until :meth:`let_in`. On its way down it may be still for long.
+        """
         self.guard()
-        self._reboot_expected = True
+        self._reboot_expected, self._announced, self._limits_then = True, 0, limits
         try:
             yield
             self.guard()
         finally:
             self._reboot_expected = False
+            self.let_in()
             self._restarts_seen = self.console.scanner.restarts
             self.console.scanner.phase = Phase.SUITE
 
@@ -267,7 +273,7 @@ class Watch:
         if self._stillness is not None:
             self._stillness.restart()
         if self._reboot_expected:
-            return None
+            return self._judge_announced(reason, phase)
         if self._is_ready:
             return GuestStopped(
                 f"the guest restarted by itself while the suites ran: QEMU reported RESET ({reason})",
@@ -277,12 +283,22 @@ class Watch:
         self._restarts += 1
         self._early_restarts += phase is not Phase.USERSPACE
         if self._restarts > _MOST_RESTARTS or self._early_restarts > _MOST_EARLY_RESTARTS:
-            return RebootLoop(
-                f"the guest restarts again and again: {self._restarts} times, last in phase {phase} ({reason})",
-                hint="a panic with panic= on the command line, a triple fault (wrong CPU model, broken kernel), or a "
-                "first-boot step that never succeeds",
-            )
+            return self._loop(self._restarts, reason, phase)
         return None
+
+    def _judge_announced(self, reason: str, phase: Phase) -> SeatrialError | None:
+        self._announced += 1
+        if self.limits is None:
+            self.limits = self._limits_then
+        further = self._announced - 1
+        return self._loop(further, reason, phase) if further > _MOST_RESTARTS else None
+
+    def _loop(self, times: int, reason: str, phase: Phase) -> RebootLoop:
+        return RebootLoop(
+            f"the guest restarts again and again: {times} times, last in phase {phase} ({reason})",
+            hint="a panic with panic= on the command line, a triple fault (wrong CPU model, broken kernel), or a "
+            "first-boot step that never succeeds",
+        )
 
     def _phase_before_reset(self) -> Phase:
         """Return the phase that a reset ended, and begin at the firmware where the console has not told so itself."""
