@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -73,17 +73,18 @@ class _File(BaseModel):
 class _OnceLoader(yaml.SafeLoader):
     """Refuses a key that stands twice: YAML keeps the last one unseen, and two files put together have such."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Return the mapping of ``node``.
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Return the next mapping; what it takes from others with ``<<`` is not in it yet.
 
         :raises yaml.YAMLError: a key stands in it twice.
         """
-        keys = [self.construct_object(key, deep=True) for key, _value in node.value]
-        if twice := [key for key, number in Counter(map(str, keys)).items() if number > 1]:
-            raise yaml.constructor.ConstructorError(
+        node = super().compose_mapping_node(anchor)
+        keys = Counter(key.value for key, _value in node.value if isinstance(key, yaml.ScalarNode))
+        if twice := [key for key, number in keys.items() if number > 1]:
+            raise yaml.composer.ComposerError(
                 None, None, f"the key {twice[0]!r} stands more than once", node.start_mark
             )
-        return super().construct_mapping(node, deep=deep)
+        return node
 
 
 def _place(place: Sequence[str | int], table: Mapping[str, Any]) -> str:

@@ -337,6 +337,12 @@ def test_a_faulty_mutants_file_is_refused(tmp_path: Path, text: str, said: str) 
     assert said in caught.value.message
 
 
+def test_a_row_may_take_from_another_what_it_does_not_say_itself(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text("mutants:\n- &a {id: M1, stage: G, change: y, caught_by: a}\n- {<<: *a, id: M2, stage: R}\n")
+    assert [(m.id, m.stage, m.change) for m in read_mutants(path)] == [("M1", "G", "y"), ("M2", "R", "y")]
+
+
 MUTANT = "mutants:\n- {id: M1, stage: G, change: y, caught_by: a}\n"
 
 
