@@ -98,6 +98,7 @@ QUESTIONS = {
     MODULES["test_privilege"]._CMDLINE: "cmdline",
     MODULES["test_services"]._LEGACY_PROGRAMS: "legacy",
     MODULES["test_services"]._CORE: "core",
+    MODULES["test_services"]._KERNELS_OWN: "ctrl-alt-del",
     MODULES["test_logging"]._LOGS: "logs",
     MODULES["test_mac"]._LSM: "lsm",
     MODULES["test_mac"]._APPARMOR: "apparmor",

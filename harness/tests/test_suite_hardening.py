@@ -269,6 +269,8 @@ DEFECTS: list[tuple[str, str, Edit]] = [
     ("svc-no-unneeded-servers", "unit-files", add("rpcbind.socket enabled enabled")),
     ("svc-no-unneeded-servers", "units", add("nginx.service loaded active running a web server")),
     ("svc-ctrl-alt-del", "unit-files", sub("^ctrl-alt-del.target +masked", "ctrl-alt-del.target alias")),
+    ("svc-ctrl-alt-del", "switched", sub("CtrlAltDelBurstAction=none", "CtrlAltDelBurstAction=reboot-force")),
+    ("svc-ctrl-alt-del", "ctrl-alt-del", sub(":0$", ":1")),
     ("svc-no-debug-shell", "unit-files", sub("^debug-shell.service +masked", "debug-shell.service enabled")),
     ("svc-no-debug-shell", "cmdline", sub("$", " systemd.debug_shell=1")),
     ("svc-coredump", "core", sub(r"\|/bin/false\n0", "core\nunlimited")),

@@ -6,6 +6,8 @@ import re
 
 import pytest
 from seatrial.check import Check
+from seatrial.evidence.sysctl import parse_sysctls, sysctls_command
+from seatrial.evidence.systemd import MANAGER, parse_show
 from seatrial.evidence.units import (
     UNIT_FILES,
     UNITS,
@@ -30,6 +32,7 @@ _LEGACY_PROGRAMS = (
     "for f in /etc/inetd.conf /etc/xinetd.conf; do if [ -e $f ]; then echo $f; fi; done"
 )
 _CMDLINE = "cat /proc/cmdline"
+_KERNELS_OWN = sysctls_command(["kernel/ctrl-alt-del"])
 _CORE = "cat /proc/sys/kernel/core_pattern; ulimit -H -c; systemctl show -p DefaultLimitCORE"
 
 
@@ -43,14 +46,25 @@ def test_units(row: Control, facts: Facts, check: Check) -> None:
     probe = row.probe or {}
     names = tuple(probe["units"])
     files = parse_unit_files(facts.text(UNIT_FILES))
-    if "state" in probe:
-        for name in names:
-            state = files.get(name, "not installed")
-            check.one_of(state, [*probe["state"], "not installed"], what=name)
-        return
     refused = frozenset(probe["not"])
     found = matching_units(files, names, refused) + matching_units(parse_units(facts.text(UNITS)), names, refused)
     check.nothing(found, expected=f"none of {len(names)} kinds of servers enabled or running")
+
+
+@pytest.mark.control("svc-ctrl-alt-del")
+def test_ctrl_alt_del_does_nothing(facts: Facts, check: Check) -> None:
+    """Neither once nor seven times within two seconds, for which systemd has an action of its own.
+
+    The kernel does not restart by itself either: CtrlAltDelBurstAction= in systemd-system.conf(5), ctrlaltdel(8).
+    """
+    facts.ask_all([UNIT_FILES, MANAGER, _KERNELS_OWN])
+    state = parse_unit_files(facts.text(UNIT_FILES)).get("ctrl-alt-del.target", "not installed")
+    check.one_of(state, ["masked", "not installed"], what="ctrl-alt-del.target")
+    check.equal(parse_sysctls(facts.text(_KERNELS_OWN)).get("kernel/ctrl-alt-del"), "0", what="kernel.ctrl-alt-del")
+    action = parse_show(facts.text(MANAGER)).get("CtrlAltDelBurstAction")
+    if action is None:
+        check.cannot_tell("systemd does not tell its CtrlAltDelBurstAction=")
+    check.equal(action, "none", what="CtrlAltDelBurstAction= (seven times within two seconds)")
 
 
 @pytest.mark.control("svc-no-legacy-servers")

@@ -31,7 +31,14 @@ TRUE: Final = frozenset({"1", "y", "yes", "t", "true", "on"})
 FALSE: Final = frozenset({"0", "n", "no", "f", "false", "off"})
 _TIMES: Final = ("Firmware", "Loader", "InitRD", "Userspace", "Finish")
 MANAGER: Final = "systemctl show " + " ".join(
-    f"-p {name}" for name in ("SystemState", "NFailedUnits", "NJobs", *(f"{time}TimestampMonotonic" for time in _TIMES))
+    f"-p {name}"
+    for name in (
+        "SystemState",
+        "NFailedUnits",
+        "NJobs",
+        "CtrlAltDelBurstAction",
+        *(f"{time}TimestampMonotonic" for time in _TIMES),
+    )
 )
 # A job that is really stuck outlives ten looks, unlike one that somebody starts just now.
 JOBS: Final = (
