@@ -57,6 +57,37 @@ def test_sources_are_read_in_every_style(text: str, places: list[str] | None) ->
     assert len(found) == 4 if places is None else found == places
 
 
+OVERRIDE = "file /etc/dnf/repos.override.d/99-config_manager.repo\n [{}]\n {}\n"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "gpgcheck"),
+    [
+        (OVERRIDE.format("base", "gpgcheck=0"), "0"),
+        (OVERRIDE.format("b*", "gpgcheck=0"), "0"),
+        (OVERRIDE.format("other", "gpgcheck=0"), "1"),
+        (
+            f"{OVERRIDE.format('base', 'gpgcheck=0')}file /usr/share/dnf5/repos.override.d/50-a.repo\n [base]\n x=1\n",
+            "0",
+        ),
+        # The file of /etc hides its namesake of the vendor.
+        (
+            OVERRIDE.format("base", "gpgcheck=0").replace("/etc/dnf", "/usr/share/dnf5")
+            + OVERRIDE.format("base", "x=1"),
+            "1",
+        ),
+    ],
+)
+def test_what_dnf5_lays_over_a_repository_counts(overrides: str, gpgcheck: str) -> None:
+    (source,) = parse_sources(REPO + overrides)
+    assert source.options["gpgcheck"] == gpgcheck
+
+
+def test_an_override_can_enable_what_its_own_file_does_not() -> None:
+    places = [source.place for source in parse_sources(REPO + OVERRIDE.format("off", "enabled=1"))]
+    assert places == ["https://x.example/$releasever", "https://y.example"]
+
+
 def test_options_of_a_source_are_kept() -> None:
     assert parse_sources(OLD)[0].options["trusted"] == "yes"
     assert parse_sources(REPO)[0].options["gpgcheck"] == "1"
@@ -78,6 +109,10 @@ def test_settings_are_those_of_the_section_main() -> None:
         "/etc/dnf/dnf.conf": {"gpgcheck": "1", "excludepkgs": "a b"},
         "/etc/yum.conf": {},
     }
+
+
+def test_what_lies_in_memory_is_no_file_of_the_image() -> None:
+    assert parse_verify("missing     /run/media/cdrom\nmissing     /srv/run/x\n") == ("missing /srv/run/x",)
 
 
 def test_changed_and_missing_files_are_found_and_configuration_is_not() -> None:

@@ -112,6 +112,22 @@ def test_a_repository_of_dnf_is_judged_too() -> None:
     assert SUITE.red(g, "general-purpose").keys() == {"upd-signatures"}
 
 
+@pytest.mark.parametrize(
+    ("setting", "outcome"),
+    [
+        ("reposdir=/etc/yum.repos.d, /etc/distro.repos.d/", Outcome.PASS),
+        ("repodir=/etc/yum.repos.d", Outcome.PASS),
+        ("reposdir=/opt/vendor/repos.d", Outcome.ERROR),
+        ("repodir=/opt/vendor/repos.d", Outcome.ERROR),
+    ],
+)
+def test_repositories_of_a_folder_that_nobody_reads_cannot_be_judged(setting: str, outcome: Outcome) -> None:
+    g = guest()
+    g.answers[SOURCES] = f"{REPOSITORY} gpgcheck=1\n"
+    g.answers[RPM_SETTINGS] = f"{DNF} {setting}\n"
+    assert SUITE.outcome("upd-signatures", g) is outcome
+
+
 REPOSITORY = "file /etc/yum.repos.d/x.repo\n [x]\n baseurl=https://packages.example/debian trixie main\n"
 DNF, TDNF = "file /etc/dnf/dnf.conf\n [main]\n", "file /etc/tdnf/tdnf.conf\n [main]\n"
 DNF5 = "file /usr/share/dnf5/libdnf.conf.d/20-vendor.conf\n [main]\n"

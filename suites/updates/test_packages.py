@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 
 import pytest
@@ -11,6 +11,7 @@ from seatrial.check import Check
 from seatrial.evidence.files import states_command
 from seatrial.evidence.packages import (
     PACKAGES,
+    REPOSITORY_FOLDERS,
     RPM_SETTINGS,
     SOURCES,
     VERIFY,
@@ -43,7 +44,20 @@ _KEYS = states_command(
 def _sources(facts: Facts, check: Check) -> tuple[Source, ...]:
     if parse_packages(facts.text(PACKAGES)) is None:
         check.not_applicable("the image has no package manager: updates replace it as a whole")
+    facts.ask_all([SOURCES, RPM_SETTINGS])
+    elsewhere = [f"{path}: {name}" for path, name in _folders(parse_rpm_settings(facts.text(RPM_SETTINGS)))]
+    if elsewhere:
+        check.cannot_tell(f"repositories are looked for in another folder, which is not read: {', '.join(elsewhere)}")
     return parse_sources(facts.text(SOURCES))
+
+
+def _folders(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Give each folder of repositories that settings name (reposdir= of dnf, repodir= of tdnf) and nobody reads."""
+    for path, values in settings.items():
+        for name in ("reposdir", "repodir"):
+            for folder in re.split(r"[\s,]+", values.get(name, "")):
+                if folder and folder.rstrip("/") not in REPOSITORY_FOLDERS:
+                    yield path, f"{name}={folder}"
 
 
 @pytest.mark.control("upd-signatures")

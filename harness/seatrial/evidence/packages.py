@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Final
 
 from seatrial.errors import ObservationError
 
 __all__ = [
     "PACKAGES",
+    "REPOSITORY_FOLDERS",
     "RPM_SETTINGS",
     "SOURCES",
     "VERIFY",
@@ -28,16 +30,26 @@ PACKAGES: Final = (
     "elif command -v rpm >/dev/null 2>&1; then rpm -qa --qf 'installed %{NAME} %{EVR}\\n' | sort; else echo none; fi"
 )
 _MIRRORS: Final = "/etc/apt/mirrors/"
+# Where dnf, dnf5, tdnf and yum look for repositories unless told otherwise (reposdir= of dnf.conf(5) and dnf5.conf(5)).
+REPOSITORY_FOLDERS: Final = (
+    "/etc/yum.repos.d",
+    "/etc/yum/repos.d",
+    "/etc/distro.repos.d",
+    "/usr/share/dnf5/repos.d",
+)
+# What dnf5 lays over them, by "dnf5 config-manager setopt" for one (dnf5.conf(5)).
+_OVERRIDES: Final = ("/usr/share/dnf5/repos.override.d/", "/etc/dnf/repos.override.d/")
+_ANY_REPOSITORY: Final = " ".join(f"{folder.rstrip('/')}/*.repo" for folder in (*REPOSITORY_FOLDERS, *_OVERRIDES))
 # Sources of apt in both styles and the lists of mirrors that they name (apt-transport-mirror(1)), and repositories of
-# dnf, tdnf and yum; each line with its file.
+# rpm's programs; each line with its file.
 SOURCES: Final = (
     "for f in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources "
-    f"{_MIRRORS}* /etc/yum.repos.d/*.repo; do if [ -f $f ]; then echo \"file $f\"; sed 's/^/ /' $f; fi; done"
+    f'{_MIRRORS}* {_ANY_REPOSITORY}; do if [ -f "$f" ]; then echo "file $f"; sed \'s/^/ /\' "$f"; fi; done'
 )
 # The main settings of yum, dnf, dnf5 (drop-ins first: dnf.conf has the last word, dnf5.conf(5)) and tdnf.
 RPM_SETTINGS: Final = (
     "for f in /etc/yum.conf /usr/share/dnf5/libdnf.conf.d/*.conf /etc/dnf/libdnf5.conf.d/*.conf /etc/dnf/dnf.conf "
-    "/etc/tdnf/tdnf.conf; do if [ -f $f ]; then echo \"file $f\"; sed 's/^/ /' $f; fi; done"
+    '/etc/tdnf/tdnf.conf; do if [ -f "$f" ]; then echo "file $f"; sed \'s/^/ /\' "$f"; fi; done'
 )
 # What differs from the package: its digest, or the file is gone. Kernel modules are many, and their signatures are
 # judged when they are loaded.
@@ -47,6 +59,7 @@ VERIFY: Final = (
     "elif command -v rpm >/dev/null 2>&1; then "
     "rpm -Va --nodeps --nomtime --nordev --nouser --nogroup --nomode --nocaps; else echo none; fi"
 )
+_IN_MEMORY: Final = ("/run/", "/var/run/", "/proc/", "/sys/", "/dev/")
 _STATES: Final = re.compile(
     "not-installed|config-files|half-installed|unpacked|half-configured|triggers-awaited|triggers-pending|installed"
 )
@@ -95,17 +108,28 @@ def parse_sources(text: str) -> tuple[Source, ...]:
     """
     found: list[Source] = []
     mirrors: dict[str, list[str]] = {}
+    repositories: list[tuple[str, str, Mapping[str, str]]] = []
+    overrides: dict[str, list[tuple[str, Mapping[str, str]]]] = {}
     for path, lines in _files(text):
         if path.startswith(_MIRRORS):
             mirrors[path] = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
         elif path.endswith(".sources"):
             found += _deb822(path, lines)
+        elif path.startswith(_OVERRIDES):  # a file of /etc hides that of the same name below /usr
+            overrides[path.rpartition("/")[2]] = list(_sections(path, lines))
         elif path.endswith(".repo"):
-            found += _repositories(path, lines)
+            repositories += [(path, name, section) for name, section in _sections(path, lines)]
         else:
             found += [_one_line(path, line) for line in lines if re.match(r"\s*deb(-src)?\s", line)]
             if strange := [one for one in lines if not re.match(r"\s*(deb(-src)?\s|#|$)", one)]:
                 raise ObservationError(f"{path} holds {strange[0][:200]!r}, which is no package source")
+    laid_over = [row for _name, rows in sorted(overrides.items()) for row in rows]
+    for path, name, section in repositories:
+        options = dict(section)
+        for pattern, settings in laid_over:
+            if fnmatchcase(name, pattern):
+                options.update(settings)
+        found += _repository(path, options)
     return tuple(each for one in found for each in _at_mirrors(one, mirrors))
 
 
@@ -180,13 +204,12 @@ def _one_line(path: str, line: str) -> Source:
     return Source(path, " ".join(match[2].split()), options)
 
 
-def _repositories(path: str, lines: Sequence[str]) -> Iterator[Source]:
-    """Give the enabled sections of a file in the style of yum and dnf."""
-    for _name, section in _sections(path, lines):
-        if section.get("enabled", "1").lower() not in {"0", "no", "false", "off"}:
-            named = " ".join(section.get(key, "") for key in ("baseurl", "metalink", "mirrorlist"))
-            for place in re.split(r"[\s,]+", named.strip()) if named.strip() else ["no address"]:
-                yield Source(path, place, section)
+def _repository(path: str, options: Mapping[str, str]) -> Iterator[Source]:
+    """Give the places of a repository in the style of yum and dnf, if it is enabled."""
+    if options.get("enabled", "1").lower() not in {"0", "no", "false", "off"}:
+        named = " ".join(options.get(key, "") for key in ("baseurl", "metalink", "mirrorlist"))
+        for place in re.split(r"[\s,]+", named.strip()) if named.strip() else ["no address"]:
+            yield Source(path, place, options)
 
 
 def _sections(path: str, lines: Sequence[str]) -> Iterator[tuple[str, Mapping[str, str]]]:
@@ -209,8 +232,8 @@ def _sections(path: str, lines: Sequence[str]) -> Iterator[tuple[str, Mapping[st
 
 
 def parse_verify(text: str) -> tuple[str, ...] | None:
-    """Return the files that are not as their package has them, ``missing PATH`` or ``changed PATH``; configuration
-    is left out. None where there is no package manager.
+    """Return the files that are not as their package has them, ``missing PATH`` or ``changed PATH``; configuration is
+    left out, and what no image holds because it lies in memory. None where there is no package manager.
 
     :raises ObservationError: a line is none.
     """
@@ -222,6 +245,8 @@ def parse_verify(text: str) -> tuple[str, ...] | None:
         if not match:
             raise ObservationError(f"the package manager said {line[:200]!r}, which is no verdict on a file")
         # Of a file that became a link rpm compares only where it leads. Artifacts are what a build leaves of itself.
+        if match[3].startswith(_IN_MEMORY):
+            continue
         if match[2] not in {"a", "c"} and (match[1] == "missing" or {"5", "L"} & set(match[1])):
             found.append(f"{'missing' if match[1] == 'missing' else 'changed'} {match[3]}")
     return tuple(found)
