@@ -313,6 +313,24 @@ def test_a_healthy_guest_passes_every_control() -> None:
     assert rest == dict.fromkeys(more.NOT_ON_DEBIAN, Outcome.NOT_APPLICABLE)
 
 
+@pytest.mark.parametrize(
+    ("units", "outcome"),
+    [
+        (("chronyd.service",), Outcome.PASS),
+        (("other.service",), Outcome.FAIL),
+    ],
+)
+def test_a_time_service_may_want_the_clock_of_another_platform(units: tuple[str, ...], outcome: Outcome) -> None:
+    texts = healthy()
+    texts["units"] = sub("^systemd-timesyncd.service loaded active running", "chronyd.service loaded failed failed")(
+        texts["units"]
+    )
+    texts["unit-files"] = add("chronyd.service enabled enabled")(texts["unit-files"])
+    flavour = flavour_named("debian-general")
+    flavour = flavour.model_copy(update={"expect": {**flavour.expect, "needs-platform": units}})
+    assert outcomes(texts, flavour)["svc-time-sync"] is outcome
+
+
 def test_every_control_has_exactly_one_check() -> None:
     assert sorted(control.id for control, _ in checks()) == sorted(control.id for control in CONTROLS)
 

@@ -322,6 +322,40 @@ def test_time_of_emulation_is_not_judged_by_the_budget_of_hardware() -> None:
     assert SUITE.outcome("bt-ssh-ready", fast) == Outcome.FAIL
 
 
+def degraded(*failed: str) -> Guest:
+    """Return a guest on which these services failed."""
+    broken = guest()
+    broken.replace(MANAGER, "SystemState=running", "SystemState=degraded")
+    broken.replace(MANAGER, "NFailedUnits=0", f"NFailedUnits={len(failed)}")
+    for name in failed:
+        broken.add(HEALTH.FAILED, f"{name} loaded failed failed A service")
+        broken.add(WARNINGS, f"{name}: Failed with result 'exit-code'.\nFailed to start {name} - A service.")
+    broken.expect["needs-platform"] = ("chronyd.service",)
+    return broken
+
+
+@pytest.mark.parametrize(
+    ("failed", "red"),
+    [
+        (("chronyd.service",), set()),
+        (("chronyd.service", "other.service"), {"bh-running", "bh-no-failed-units", "bh-no-dependency-failures"}),
+        (("other.service",), {"bh-running", "bh-no-failed-units", "bh-no-dependency-failures"}),
+    ],
+)
+def test_only_what_needs_another_platform_may_fail_without_it(failed: tuple[str, ...], red: set[str]) -> None:
+    assert {name for name in SUITE.red(degraded(*failed), "general-purpose") if name.startswith("bh-")} == red
+
+
+def test_a_degraded_system_without_a_failed_unit_is_excused_by_nothing() -> None:
+    assert SUITE.outcome("bh-running", degraded()) is Outcome.FAIL
+
+
+def test_a_unit_that_needs_another_platform_may_not_wait_for_itself() -> None:
+    broken = degraded("chronyd.service")
+    broken.add(WARNINGS, "chronyd.service: Found ordering cycle on basic.target/start")
+    assert SUITE.outcome("bh-no-dependency-failures", broken) is Outcome.FAIL
+
+
 @pytest.mark.parametrize("control", ["bt-total", "bt-phases"])
 def test_unfinished_boot_has_no_time(control: str) -> None:
     broken = guest()

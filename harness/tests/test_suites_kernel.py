@@ -128,6 +128,7 @@ def edit(question: str, old: str, new: str) -> Callable[[Guest], None]:
 
 
 # One defect: what is broken, and the controls that see it. Rows for options, parameters and modules follow below.
+OPEN = "[none] integrity confidentiality\n"
 DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
     "mitigations=off": (said("mitigations=off"), {"kcmd-mitigations-on"}),
     "mitigations off among others": (said("mitigations=auto,off"), {"kcmd-mitigations-on"}),
@@ -302,6 +303,7 @@ def test_every_option_of_a_row_counts(row: Control) -> None:
     for name, want in first.items():
         broken = guest()
         broken.answers[CMDLINE] = " ".join(w for w in broken.answers[CMDLINE].split() if w not in words) + "\n"
+        broken.answers[LOCKDOWN] = OPEN
         for option, wanted in {**stand_ins, name: want}.items():
             is_off = wanted in {"n", "not set"}
             broken.add(KCONFIG, f"CONFIG_{option}=y" if is_off else f"# CONFIG_{option} is not set")
@@ -395,9 +397,74 @@ def test_a_bare_word_is_no_value(word: str, outcome: Outcome) -> None:
     enforcing = guest()
     enforcing.replace(KCONFIG, "CONFIG_MODULE_SIG_FORCE=y", "# CONFIG_MODULE_SIG_FORCE is not set")
     told("module.sig_enforce=1", f"module.sig_enforce{word}")(enforcing)
-    for question in (CMDLINE, BOOT_ENTRIES):
-        enforcing.answers[question] = enforcing.answers[question].replace(" lockdown=integrity", "")
+    enforcing.answers[LOCKDOWN] = OPEN
     assert SUITE.outcome("kcfg-modsig-force", enforcing) == outcome
+
+
+@pytest.mark.parametrize(
+    ("mode", "outcome"),
+    [
+        ("none [integrity] confidentiality\n", Outcome.PASS),
+        ("none integrity [confidentiality]\n", Outcome.PASS),
+        (OPEN, Outcome.FAIL),
+        ("", Outcome.FAIL),  # the kernel has no lockdown
+    ],
+)
+@pytest.mark.parametrize("row", ["kcfg-modsig-force", "kcfg-module-force-load", "kcfg-kexec"])
+def test_lockdown_makes_up_for_the_build_however_it_came(row: str, mode: str, outcome: Outcome) -> None:
+    locked = guest()
+    locked.replace(KCONFIG, "CONFIG_MODULE_SIG_FORCE=y", "# CONFIG_MODULE_SIG_FORCE is not set")
+    locked.add(KCONFIG, "CONFIG_MODULE_FORCE_LOAD=y\nCONFIG_KEXEC=y")
+    locked.answers[CMDLINE] = "quiet\n"
+    locked.answers[LOCKDOWN] = mode
+    assert SUITE.outcome(row, locked) is outcome
+
+
+@pytest.mark.parametrize(
+    ("row", "build", "word"),
+    [
+        (
+            "kcfg-ia32",
+            "CONFIG_IA32_EMULATION=y\n# CONFIG_IA32_EMULATION_DEFAULT_DISABLED is not set",
+            "ia32_emulation=0",
+        ),
+        ("kcfg-proc-mem", "# CONFIG_PROC_MEM_NO_FORCE is not set", "proc_mem.force_override=never"),
+        ("kcfg-no-write-mounted", "CONFIG_BLK_DEV_WRITE_MOUNTED=y", "bdev_allow_write_mounted=0"),
+    ],
+)
+def test_a_word_counts_only_in_a_kernel_that_knows_it(row: str, build: str, word: str) -> None:
+    *_rest, newest = build.split("\n")
+    known, unknown = guest(), guest()
+    for one in (known, unknown):
+        option = newest.removeprefix("# ").split("=")[0].split(" ")[0]
+        one.answers[KCONFIG] = "".join(f"{line}\n" for line in one.answers[KCONFIG].splitlines() if option not in line)
+        one.answers[CMDLINE] = f"{word}\n"
+    known.add(KCONFIG, build)
+    unknown.add(KCONFIG, "\n".join(_rest))
+    assert SUITE.outcome(row, known) is Outcome.PASS
+    assert SUITE.outcome(row, unknown) is Outcome.FAIL
+
+
+@pytest.mark.parametrize(
+    ("row", "build"),
+    [
+        ("kcfg-kaslr", ["CONFIG_RANDOMIZE_BASE=y"]),
+        ("kcfg-mitigations", ["CONFIG_UNMAP_KERNEL_AT_EL0=y", "CONFIG_MITIGATE_SPECTRE_BRANCH_HISTORY=y"]),
+        ("kcfg-cet", ["CONFIG_ARM64_PTR_AUTH_KERNEL=y", "CONFIG_ARM64_BTI=y"]),
+        ("kcfg-mmap-min", ["CONFIG_DEFAULT_MMAP_MIN_ADDR=32768"]),
+    ],
+)
+def test_options_of_arm64_count_there(row: str, build: list[str]) -> None:
+    arm = guest()
+    x86 = ("RANDOMIZE_", "RETPOLINE", "PAGE_TABLE_ISOLATION", "SPECTRE_BHI", "X86", "DEFAULT_MMAP_MIN_ADDR")
+    arm.answers[KCONFIG] = "".join(
+        f"{line}\n" for line in arm.answers[KCONFIG].splitlines() if not any(name in line for name in x86)
+    )
+    arm.add(KCONFIG, "CONFIG_ARM64=y")
+    assert SUITE.outcome(row, arm) is Outcome.FAIL
+    for line in build:
+        arm.add(KCONFIG, line)
+    assert SUITE.outcome(row, arm) is Outcome.PASS
 
 
 @pytest.mark.parametrize(

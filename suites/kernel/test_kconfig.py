@@ -6,27 +6,46 @@ import pytest
 from seatrial.check import Check
 from seatrial.evidence.cmdline import CMDLINE, Cmdline, parse_cmdline
 from seatrial.evidence.kconfig import KCONFIG, broken_options, options_text, parse_kconfig
+from seatrial.evidence.kernel import LOCKDOWN, chosen
 from seatrial.guest.facts import Facts
 from seatrial.policy.controls import Control
 
 
 @pytest.mark.probe("kconfig")
 def test_kernel_is_built_with_the_option(row: Control, facts: Facts, check: Check) -> None:
-    """The configuration holds one of the alternatives, or the command line makes up for it, and does not undo it."""
+    """The configuration holds one of the alternatives, or something makes up for it, and nothing undoes it.
+
+    A word of the command line makes up for it in a kernel that knows the word: it came with an option, which such a
+    configuration holds, be it as "not set". Lockdown does, however it was switched on (kernel_lockdown(7)).
+    """
     assert row.probe is not None
     config = parse_kconfig(facts.text(KCONFIG))
     broken = broken_options(config, row.probe["kconfig"])
-    makeup, undone_by = row.probe.get("or-cmdline", []), row.probe.get("undone-by", [])
+    undone_by = row.probe.get("undone-by", [])
+    makeup = row.probe.get("or-cmdline", []) if row.probe.get("words-came-with", "X") in {"X", *config.options} else []
+    modes = row.probe.get("or-lockdown", []) if broken else []
     line = parse_cmdline(facts.text(CMDLINE)) if makeup or undone_by else Cmdline(())
     if undone_by:
         undoing = [words for words in undone_by if _is_last(line, words)]
         check.nothing(undoing, expected=f"the build's choice kept by the command line: none of {', '.join(undone_by)}")
+    expected, saving = options_text(row.probe["kconfig"]), list[str]()
+    if modes:
+        mode = _lockdown(facts)
+        saving += [f"lockdown {mode}"] if mode in modes else []
+        expected += f"; or lockdown {' or '.join(modes)}"
     if broken and makeup:
-        said = [words for words in makeup if _is_last(line, words)]
-        expected = f"{options_text(row.probe['kconfig'])}; or {' or '.join(makeup)} on the command line"
-        check.holds(bool(said), expected=expected, seen=", ".join(said or broken))
+        saving += [words for words in makeup if _is_last(line, words)]
+        expected += f"; or {' or '.join(makeup)} on the command line"
+    if saving:
+        check.holds(True, expected=expected, seen=", ".join(saving))
         return
-    check.nothing(broken, expected=options_text(row.probe["kconfig"]))
+    check.nothing(broken, expected=expected)
+
+
+def _lockdown(facts: Facts) -> str:
+    """Return the mode of lockdown; none where the kernel has no such module."""
+    text = facts.text(LOCKDOWN, allowed=(0, 1))
+    return chosen(text) if text.strip() else "none"
 
 
 def _is_last(line: Cmdline, words: str) -> bool:

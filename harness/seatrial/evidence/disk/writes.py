@@ -88,7 +88,8 @@ def changes(above: Layers, base: Read, parts: Sequence[Region]) -> tuple[Change,
 def named(parts: Sequence[Region], patterns: Sequence[str]) -> tuple[Region, ...]:
     """Return those of ``parts`` that a pattern names.
 
-    A pattern is a glob for a partition's label, a type GUID (upper or lower case), or ``partition-table``.
+    A pattern is a glob for a partition's label, a type GUID (upper or lower case), ``partition N`` (its number), or
+    ``partition-table``; of several, with ``|`` between them, one is enough.
     """
     return tuple(part for part in parts if any(_matches(part, pattern) for pattern in patterns))
 
@@ -99,9 +100,12 @@ def unmatched(parts: Sequence[Region], patterns: Sequence[str]) -> tuple[str, ..
 
 
 def _matches(part: Region, pattern: str) -> bool:
+    names = pattern.split("|")
     if part.number == 0:
-        return part.label == pattern
-    return fnmatchcase(part.label, pattern) or part.kind == pattern.lower()
+        return part.label in names
+    if part.kind in pattern.lower().split("|") or f"partition {part.number}" in names:
+        return True
+    return any(fnmatchcase(part.label, name) for name in names)
 
 
 def _windows(above: Layers) -> Iterator[tuple[int, bytes]]:
