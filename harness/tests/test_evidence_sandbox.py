@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seatrial.clock import Deadline
 from seatrial.errors import ConfigError, ObservationError
-from seatrial.evidence.boot_entries import Entries, parse_entries
+from seatrial.evidence.boot_entries import BOOT_ENTRIES, Entries, parse_entries
 from seatrial.evidence.cgroups import parse_bitten, parse_cgroups
 from seatrial.evidence.modules import parse_signatures
 from seatrial.evidence.runtimes import below_floor, parse_runtime_versions, parse_sockets
@@ -151,6 +151,34 @@ def test_the_chosen_entry_counts_alone_where_bootctl_names_it() -> None:
     assert parse_entries(f"{text}entry c\nsmbios x=1 y\nthe end\n") == Entries(("a b",), ("x=1", "y"))
     both = "variable d=1\nvariable d=2\n"
     assert parse_entries(f"bootctl []\nentry c\ngrub $d\n{both}the end\n").are_open
+
+
+@pytest.mark.parametrize(
+    ("also", "line"),
+    [
+        ("", "root=x ro quiet net.ifnames=0"),
+        ("variable a=$a more\n", "root=x $a net.ifnames=0"),
+    ],
+)
+def test_a_file_that_grub_loads_counts_more_than_what_its_script_sets_without_it(also: str, line: str) -> None:
+    text = (
+        "grub root=x $a $b\nvariable a=net.ifnames=0 vendor\nvariable b=net.ifnames=0\n"
+        f"{also}loaded a=ro quiet\nthe end\n"
+    )
+    assert parse_entries(text).lines == (line,)
+
+
+def test_the_files_that_grub_loads_are_found_beside_its_script(tmp_path: Path) -> None:
+    boot = tmp_path / "boot"
+    (boot / "grub2").mkdir(parents=True)
+    (boot / "grub2" / "grub.cfg").write_text(
+        "if [ -f  $p/a.cfg ]; then\n\tload_env -f $p/a.cfg\nelse\n\tset a=b\nfi\n linux $p/k root=x $a $m\n"
+        "load_env -f $p/grub2/missing.cfg; load_env -f $p/m.cfg\n"
+    )
+    (boot / "a.cfg").write_text("# GRUB Environment Block\na=ro quiet\n####\n")
+    (boot / "m.cfg").write_text("# GRUB Environment Block\nm=init=/x\n")
+    question = BOOT_ENTRIES.replace("/boot", str(boot)).replace("/efi", str(tmp_path / "efi"))
+    assert parse_entries(run(["sh", "-c", question], deadline=Deadline(20)).text).lines == ("root=x ro quiet init=/x",)
 
 
 def test_variables_of_grub_have_the_values_that_its_files_give_them() -> None:

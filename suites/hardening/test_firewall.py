@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 from seatrial.check import Check
 from seatrial.evidence.firewall import RULESET, Packet, Ruleset, parse_ruleset
+from seatrial.evidence.iptables import IPTABLES, parse_iptables
 from seatrial.evidence.sysctl import NETWORK_SYSCTLS, interfaces, is_without_ipv6, parse_sysctls
 from seatrial.evidence.units import UNIT_FILES, UNITS, parse_unit_files, parse_units
 from seatrial.guest.facts import Facts
@@ -30,16 +31,15 @@ _SSH = 22
 
 
 def _rules(facts: Facts, check: Check) -> Ruleset:
-    answer = facts.ask(RULESET)
-    if answer.status in {126, 127}:
-        check.cannot_tell("the guest has no nft: what its packet filter does is unknown")
-    rules = parse_ruleset(facts.text(RULESET))
-    if not rules.rule_count and facts.text(_LEGACY_TABLES).strip():
+    if facts.ask(RULESET).status not in {126, 127}:
+        rules = parse_ruleset(facts.text(RULESET))
+        if rules.rule_count or not facts.text(_LEGACY_TABLES).strip():
+            return rules
+    if facts.ask(IPTABLES).status in {126, 127}:
         check.cannot_tell(
-            "the rules are loaded by iptables-legacy, and only those of nftables are followed: iptables-nft, or "
-            "'iptables-legacy-save | iptables-nft-restore', loads the same rules where they can be judged"
+            "the guest has neither nft nor iptables-save, so what its packet filter does is unknown: install nftables"
         )
-    return rules
+    return parse_iptables(facts.text(IPTABLES))
 
 
 def _places(facts: Facts, check: Check) -> tuple[Sequence[str], Sequence[str]]:

@@ -28,6 +28,10 @@ BOOT_ENTRIES: Final = (
     f"for f in {_GRUB} {_ENVIRONMENTS}; do "
     '[ ! -f "$f" ] || sed -n "/^#/d; s/^[[:blank:]]*set[[:blank:]][[:blank:]]*//; '
     's/^\\([A-Za-z_][A-Za-z0-9_]*=\\)/variable \\1/p" "$f"; done; '
+    f"for f in {_GRUB}; do "
+    '[ ! -f "$f" ] || sed -n "s/.*load_env .*-f *\\([^ ;]*\\).*/\\1/p" "$f"; done | sed "s,.*/,," | grep -v grubenv '
+    "| sort -u | while read -r n; do for d in /boot /boot/grub /boot/grub2; do "
+    '[ ! -f "$d/$n" ] || sed -n "s/^\\([A-Za-z_][A-Za-z0-9_]*=\\)/loaded \\1/p" "$d/$n"; done; done; '
     f"tr '\\0' '\\n' 2>/dev/null < /sys/firmware/dmi/tables/DMI | sed -n 's/^{_EXTRA}=/smbios /p'; echo 'the end'"
 )
 _VARIABLE: Final = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
@@ -62,7 +66,8 @@ def parse_entries(text: str) -> Entries:
     """Return what :data:`BOOT_ENTRIES` found; with systemd-boot the entry that was chosen alone.
 
     GRUB's variables have the values that its script and its environment block give them; one that is given none is
-    empty (GRUB manual, "Shell-like scripting"), and one that is given several stays as it is.
+    empty (GRUB manual, "Shell-like scripting"), and one that is given several stays as it is. What a file of its own
+    says (``load_env -f``) counts more: scripts set a value of theirs where there is no such file.
 
     :raises ObservationError: a line is none, the end is missing, or bootctl's JSON is not as documented.
     """
@@ -73,19 +78,22 @@ def parse_entries(text: str) -> Entries:
     added: list[str] = []
     chosen: list[str] = []
     variables: dict[str, set[str]] = {}
+    loaded: dict[str, set[str]] = {}
     for line in found[:-1]:
         kind, _, rest = line.partition(" ")
         if kind == "bootctl":
             chosen += _chosen(rest)
         elif kind in ("entry", "grub"):
             lines.append(rest)
-        elif kind == "variable":
+        elif kind in ("variable", "loaded"):
             name, _, value = rest.partition("=")
-            variables.setdefault(name, set()).add(value.strip().strip("\"'"))
+            (variables if kind == "variable" else loaded).setdefault(name, set()).add(value.strip().strip("\"'"))
         elif kind == "smbios":
             added += rest.split()
         else:
             raise ObservationError(f"the boot entries hold {line[:200]!r}, which is none")
+    for name, values in loaded.items():
+        variables[name] = values | {value for value in variables.get(name, ()) if "$" in value}
     return Entries(tuple(chosen) or tuple(_filled_in(line, variables) for line in lines), tuple(added))
 
 
