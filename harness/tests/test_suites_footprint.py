@@ -123,6 +123,16 @@ def test_a_container_host_has_no_interpreters_and_no_libraries_to_build_with(
     assert SUITE.red(g, "immutable-host").keys() == {control}
 
 
+def test_interpreters_of_the_flavour_may_be_there_in_any_version() -> None:
+    g = container_host()
+    g.answers[ASKS._PROGRAMS] += "python3\npython3.12\n"
+    g.answers[ASKS._RUNTIMES] += "/usr/lib/python3.12\n"
+    g.expect["interpreters"] = ("python3*", "/usr/lib/python3*")
+    assert SUITE.red(g, "immutable-host") == {}
+    g.answers[ASKS._PROGRAMS] += "perl\n"
+    assert SUITE.red(g, "immutable-host").keys() == {"fp-no-interpreters"}
+
+
 def test_manuals_have_a_budget() -> None:
     g = container_host()
     g.replace(ASKS._DOCS, "8\t", "20480\t")
