@@ -276,6 +276,8 @@ def verdict(seen: Sequence[Change], patterns: tuple[str, ...], kind: str = "immu
         (f"write -P 7 {USR_START} 512", ("partition 2",), "immutable-host", Outcome.FAIL, f"at bytes {USR_START}-"),
         (f"write -P 7 {USR_START} 512", ("partition 1",), "immutable-host", Outcome.PASS, "partition 1"),
         (f"write -P 7 {USR_START} 512", (f"none_*|{USR}",), "immutable-host", Outcome.FAIL, f"at bytes {USR_START}-"),
+        ("read 0 512", ("usr_*", "? none_*"), "immutable-host", Outcome.PASS, "no byte changed"),
+        (f"write -P 7 {USR_START} 512", ("? usr_*",), "immutable-host", Outcome.FAIL, f"at bytes {USR_START}-"),
         ("read 0 512", ("none_*|partition 9",), "immutable-host", Outcome.ERROR, "names with 'none_*|partition 9'"),
         ("write -P 7 1024 512", (TABLE,), "immutable-host", Outcome.FAIL, "the partition-table: 512 bytes changed"),
         (

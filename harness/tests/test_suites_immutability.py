@@ -112,8 +112,36 @@ def guest() -> Guest:
             "write to the device": (1, "dd: writing to '/dev/block/254:0': Operation not permitted"),
             "write to the device after unlocking it": (1, "dd: writing to it: Operation not permitted"),
             "mount the partition under verity": (32, "mount: /tmp: fsconfig() failed: /dev/vda3: Can't open blockdev."),
+            "mount the partition under verity as ext4": (32, "mount: /tmp: fsconfig() failed: Can't open blockdev."),
         },
     )
+
+
+CLAIMED, AS_EXT4 = "mount the partition under verity", "mount the partition under verity as ext4"
+
+
+@pytest.mark.parametrize(
+    ("said", "as_ext4", "outcome"),
+    [
+        ("mount: /tmp: mount(2) system call failed: File exists.", "mount: /dev/vda3 already mounted.", Outcome.PASS),
+        ("mount: /tmp: mount(2) system call failed: File exists.", "mount: /tmp: wrong fs type.", Outcome.FAIL),
+        ("mount: /tmp: wrong fs type, bad superblock.", "mount: /dev/vda3 already mounted.", Outcome.FAIL),
+    ],
+)
+def test_a_file_system_that_is_mounted_elsewhere_does_not_show_that_its_device_is_claimed(
+    said: str, as_ext4: str, outcome: Outcome
+) -> None:
+    old = guest()
+    old.tries.update({CLAIMED: (32, said), AS_EXT4: (32, as_ext4)})
+    assert SUITE.outcome("imm-lower-device-claimed", old) is outcome
+
+
+@pytest.mark.parametrize(("exempt", "outcome"), [((), Outcome.FAIL), (("/data",), Outcome.PASS)])
+def test_a_writable_disk_may_be_exempt_by_name(exempt: tuple[str, ...], outcome: Outcome) -> None:
+    lax = guest()
+    mounted("99 1 254:7 / /data rw,relatime - ext4 /dev/vdb1 rw")(lax)
+    lax.expect["privileged-mounts"] = exempt
+    assert SUITE.outcome("imm-writable-nosuid", lax) is outcome
 
 
 def edit(question: str, old: str, new: str) -> Callable[[Guest], None]:

@@ -384,6 +384,14 @@ def test_empty_answer_is_an_error_and_never_a_pass(control: str, question: str) 
     assert SUITE.outcome(control, broken) == Outcome.ERROR
 
 
+@pytest.mark.parametrize(("word", "outcome"), [("once=1", Outcome.PASS), ("once=2", Outcome.FAIL)])
+def test_words_of_the_first_boot_are_no_stranger_s(word: str, outcome: Outcome) -> None:
+    first = guest()
+    first.replace(CMDLINE, "\n", f" {word}\n")
+    first.expect["first-boot-words"] = ("once=1",)
+    assert SUITE.outcome("kcmd-matches-image", first) is outcome
+
+
 def test_command_line_can_make_up_for_the_build() -> None:
     made_up = guest()
     made_up.replace(KCONFIG, "CONFIG_INIT_ON_ALLOC_DEFAULT_ON=y", "# CONFIG_INIT_ON_ALLOC_DEFAULT_ON is not set")

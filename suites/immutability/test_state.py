@@ -57,9 +57,14 @@ def test_only_promised_places_are_writable(facts: Facts, check: Check, flavour: 
 
 
 @pytest.mark.control("imm-writable-nosuid")
-def test_writable_disks_give_no_privileges(facts: Facts, check: Check) -> None:
-    """A file system on a disk that can be written to carries nosuid and nodev."""
-    disks = [mount for mount in _mounts(facts) if mount.is_writable and mount.is_on_disk]
+def test_writable_disks_give_no_privileges(facts: Facts, flavour: Flavour, check: Check) -> None:
+    """A file system on a disk that can be written to carries nosuid and nodev, but where the flavour says otherwise."""
+    exempt = flavour.allowed("privileged-mounts")
+    disks = [
+        mount
+        for mount in _mounts(facts)
+        if mount.is_writable and mount.is_on_disk and not any(fnmatchcase(mount.target, glob) for glob in exempt)
+    ]
     lax = [
         f"{mount.target} lacks {' and '.join(sorted(lacking))}"
         for mount in disks

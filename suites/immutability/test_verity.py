@@ -190,14 +190,21 @@ def test_root_cannot_write_to_the_device(host: Host, facts: Facts, check: Check)
 
 @pytest.mark.control("imm-lower-device-claimed")
 def test_partition_under_verity_cannot_be_mounted(host: Host, facts: Facts, check: Check) -> None:
-    """The data partition belongs to verity alone: a mount beside it is refused."""
+    """The data partition belongs to verity alone: a mount beside it is refused.
+
+    btrfs before Linux 6.7 refuses one that it knows as mounted, whoever holds the device: asked for as another file
+    system, it is the device that refuses.
+    """
     device = _device(facts, check)
     if not device.is_verity:
         check.holds(False, expected="verity over a partition", seen="no verity behind /usr")
         return
     # Where it works, the private namespace forgets it.
-    mount = f"unshare -m --propagation private mount -o rw /dev/block/{device.data_device} /tmp"
-    (attempt,) = _tried(host, facts, {"mount the partition under verity": mount})
+    mount = f"unshare -m --propagation private mount -o rw %s /dev/block/{device.data_device} /tmp"
+    what = "mount the partition under verity"
+    attempt, other = _tried(host, facts, {what: mount % "", f"{what} as ext4": mount % "-t ext4"})
+    if not attempt.succeeded and "File exists" in attempt.said:
+        attempt = other
     refused = not attempt.succeeded and bool(re.search("busy|already mounted|Can't open blockdev", attempt.said))
     check.holds(
         refused,

@@ -70,7 +70,7 @@ def test_kernel_speaks_on_the_serial_console(facts: Facts, check: Check, flavour
 
 
 @pytest.mark.control("kcmd-matches-image")
-def test_command_line_is_that_of_the_image(facts: Facts, check: Check) -> None:
+def test_command_line_is_that_of_the_image(facts: Facts, flavour: Flavour, check: Check) -> None:
     """The running kernel was told what the image's boot entry says, and nothing else but what the platform adds."""
     entries = parse_entries(facts.text(BOOT_ENTRIES))
     if not entries.lines:
@@ -78,7 +78,8 @@ def test_command_line_is_that_of_the_image(facts: Facts, check: Check) -> None:
             "the image has no boot entry that could be read: neither bootctl's, nor in loader/entries, nor GRUB's"
         )
     running = facts.text(CMDLINE)
-    changed = entries.difference(running)
+    once = {f"+{word}" for word in flavour.allowed("first-boot-words")}
+    changed = tuple(word for word in entries.difference(running) if word not in once)
     if changed and entries.are_open:
         check.cannot_tell(f"the boot entry holds variables, so {' '.join(changed)[:200]!r} may be right or wrong")
     beside = f", beside the platform's {' '.join(entries.added)}" if entries.added else ""

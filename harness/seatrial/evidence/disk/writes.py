@@ -13,6 +13,7 @@ from seatrial.evidence.disk.reading import SECTOR, Fault, Read, exact
 
 __all__ = ["Change", "Layers", "changes", "layers", "named", "unmatched"]
 
+_OPTIONAL: Final = "? "
 _WINDOW: Final = 4 << 20
 _MOST_RUNS: Final = 1000
 
@@ -89,17 +90,19 @@ def named(parts: Sequence[Region], patterns: Sequence[str]) -> tuple[Region, ...
     """Return those of ``parts`` that a pattern names.
 
     A pattern is a glob for a partition's label, a type GUID (upper or lower case), ``partition N`` (its number), or
-    ``partition-table``; of several, with ``|`` between them, one is enough.
+    ``partition-table``; of several, with ``|`` between them, one is enough. ``? `` before it: not every image has it.
     """
     return tuple(part for part in parts if any(_matches(part, pattern) for pattern in patterns))
 
 
 def unmatched(parts: Sequence[Region], patterns: Sequence[str]) -> tuple[str, ...]:
-    """Return the patterns that name none of ``parts``."""
-    return tuple(pattern for pattern in patterns if not any(_matches(part, pattern) for part in parts))
+    """Return the patterns that name none of ``parts`` and should."""
+    needed = (pattern for pattern in patterns if not pattern.startswith(_OPTIONAL))
+    return tuple(pattern for pattern in needed if not any(_matches(part, pattern) for part in parts))
 
 
 def _matches(part: Region, pattern: str) -> bool:
+    pattern = pattern.removeprefix(_OPTIONAL)
     names = pattern.split("|")
     if part.number == 0:
         return part.label in names
