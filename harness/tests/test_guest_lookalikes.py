@@ -29,7 +29,6 @@ AZURELINUX_3 = {
     "kcfg-ubsan-bounds": "fail",  # Debian's kernel
     "log-file-integrity-tool": "fail",  # nothing of the kind is installed
     "net-resolver": "fail",  # systemd-resolved is not installed; on the real one it is
-    "upd-supported": "error",  # no public document gives the day: the flavour leaves it to the user
 }
 FLATCAR = {
     "fs-dead-links": "fail",  # Debian's, as the demo image's flavour says
@@ -41,6 +40,8 @@ FLATCAR = {
     "kcfg-no-write-mounted": "fail",  # Debian's kernel
     "kcfg-ubsan-bounds": "fail",  # Debian's kernel
     "mac-lsm-stack": "fail",  # Debian's kernel has AppArmor where Flatcar's has SELinux
+    "mac-selinux-not-disabled": "fail",  # the same
+    "mac-selinux-policy": "fail",  # the same
     "mod-required-present": "fail",  # the demo image forbids squashfs
     "net-resolver": "fail",  # systemd-resolved is not installed; on the real one it is
     "svc-enabled-allowlist": "fail",  # the demo image's initrd opens verity by a unit
