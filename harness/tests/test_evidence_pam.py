@@ -35,6 +35,8 @@ def test_include_takes_one_kind_and_at_include_all() -> None:
 
 def test_administrators_file_wins_and_other_stands_in() -> None:
     text = "/usr/lib/pam.d/a:auth required pam_old.so\n/etc/pam.d/a:auth required pam_new.so\n"
+    text += "/usr/lib/pam/pam.d/a:auth required pam_vendor.so\n/usr/lib/pam/pam.d/b:auth required pam_vendor.so\n"
+    assert modules(text, "b", "auth") == ["pam_vendor"]
     text += "/etc/pam.d/other:auth required pam_deny.so\n"
     assert modules(text, "a", "auth") == ["pam_new"]
     assert modules(text, "unknown", "auth") == ["pam_deny"]

@@ -12,8 +12,9 @@ from seatrial.evidence.files import lines_by_file
 
 __all__ = ["PAM_STACKS", "SECURITY_FILES", "Entry", "Services", "options_of", "parse_services"]
 
-# What an administrator writes wins over what packages bring: the folders are in PAM's order.
-_FOLDERS: Final = ("/etc/pam.d", "/usr/lib/pam.d", "/usr/share/pam.d")
+# What an administrator writes wins over what packages bring: the folders are in PAM's order, the vendor's own last
+# (meson's vendordir: Flatcar has /usr/lib/pam, openSUSE /usr/etc).
+_FOLDERS: Final = ("/etc/pam.d", "/usr/lib/pam.d", "/usr/lib/pam/pam.d", "/usr/etc/pam.d", "/usr/share/pam.d")
 PAM_STACKS: Final = f"grep -asHEv '^[[:space:]]*(#|$)' {' '.join(f'{folder}/*' for folder in _FOLDERS)}; true"
 # The fragments of pwquality.conf are read before it: the file itself has the last word.
 SECURITY_FILES: Final = (
