@@ -79,7 +79,10 @@ def test_trouble_is_told_from_noise(line: str) -> None:
 
 def test_what_the_kernel_echoes_of_its_command_line_is_no_trouble() -> None:
     words = "rcupdate.rcu_cpu_stall_timeout=60 hung_task_panic=1 softlockup_panic=1"
-    assert troubles([f"Kernel command line: ro {words}"], KERNEL_TROUBLE) == []
+    words += " mount.usrfstype=erofs systemd.verity_usr_options=ignore-corruption"
+    for echo in ("Kernel command line", "Command line"):
+        assert troubles([f"{echo}: ro {words}"], KERNEL_TROUBLE) == []
+    assert len(troubles(["erofs (device dm-0): corrupted compressed data"], KERNEL_TROUBLE)) == 1
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,7 @@ def test_a_value_is_shown_with_its_table_reason_and_source() -> None:
     lines = "\n".join(flavour_lines("azurelinux-2"))
     assert 'expect.lsm = ["lockdown", "yama"]\n    azurelinux-2.toml: Landlock is not promised' in lines
     assert 'access.route = "cloud-init"\n    general-purpose.toml' in lines
-    assert "deviations.sysctl-oops-limit = { applies = false }\n    azurelinux-2.toml: kernel.oops_limit" in lines
+    assert "deviations.kcfg-cet = { applies = false }\n    azurelinux-2.toml: X86_KERNEL_IBT" in lines
 
 
 TABLES = {
@@ -236,7 +236,7 @@ def judged(suite: str, control: str, flavour: str, answers: dict[str, str]) -> O
         ("azurelinux-2", "kcmd-page-shuffle", Outcome.FAIL),
         ("azurelinux-2", "sysctl-bpf-unpriv", Outcome.PASS),
         ("azurelinux-2", "sysctl-ptrace", Outcome.PASS),  # 0 by design, and the flavour says so
-        ("azurelinux-2", "sysctl-oops-limit", Outcome.NOT_APPLICABLE),
+        ("azurelinux-2", "kcfg-cet", Outcome.NOT_APPLICABLE),
         ("azurelinux-2", "sysctl-kptr", Outcome.FAIL),  # the documents do not show it
         ("azurelinux-4", "kcmd-mitigations-on", Outcome.PASS),
         ("azurelinux-4", "kcmd-no-init-override", Outcome.PASS),  # rd.shell=0 is no shell

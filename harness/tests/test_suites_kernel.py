@@ -384,6 +384,75 @@ def test_empty_answer_is_an_error_and_never_a_pass(control: str, question: str) 
     assert SUITE.outcome(control, broken) == Outcome.ERROR
 
 
+@pytest.mark.parametrize(
+    ("control", "word"),
+    [
+        ("kcmd-mitigations-on", "tsa=off"),
+        ("kcmd-mitigations-on", "mitigations=auto;no_user_kernel"),
+        ("kcmd-mitigations-on", "kpti=0"),
+        ("kcmd-no-init-override", "rd.shell"),
+        ("kcmd-no-init-override", "-b"),
+        ("kcmd-no-init-override", "break=init"),
+        ("kcmd-no-init-override", "systemd.run=/bin/sh"),
+        ("kcmd-debug-off", "rd.systemd.debug_shell"),
+        ("kcmd-debug-off", "systemd.wants=debug-shell.service"),
+        ("kcmd-no-kaslr-off", "clearcpuid=smep,smap"),
+        ("kcmd-iommu", "iommu.passthrough=on"),
+        ("kcfg-cet", "nousershstk"),
+        ("kcfg-cet", "ibt=warn"),
+    ],
+)
+def test_every_way_to_say_it_counts(control: str, word: str) -> None:
+    weak = guest()
+    weak.replace(CMDLINE, "\n", f" {word}\n")
+    assert SUITE.outcome(control, weak) is Outcome.FAIL
+
+
+@pytest.mark.parametrize(
+    ("running", "configured", "outcome"),
+    [
+        ("3\t4\t1\t7", "3", Outcome.PASS),
+        ("3\t4\t1\t7", "3 4 1 7", Outcome.PASS),
+        ("3\t4\t1\t7", "3 4 2", Outcome.FAIL),
+        ("16", "0x10", Outcome.PASS),
+        ("16", "10", Outcome.FAIL),
+        ("", "", Outcome.PASS),
+        ("x", "", Outcome.FAIL),
+    ],
+)
+def test_a_parameter_is_what_was_configured_however_the_kernel_writes_it(
+    running: str, configured: str, outcome: Outcome
+) -> None:
+    told = guest()
+    told.answers[SYSCTL_D] = f"kernel.printk = {configured}\n"
+    told.answers[sysctls_command(["kernel/printk"])] = f"kernel/printk:{running}\nthe end\n"
+    assert SUITE.outcome("sysctl-persisted", told) is outcome
+
+
+@pytest.mark.parametrize(
+    ("build", "word", "outcome"),
+    [
+        ("# CONFIG_HARDENED_USERCOPY_DEFAULT_ON is not set", "quiet", Outcome.FAIL),
+        ("# CONFIG_HARDENED_USERCOPY_DEFAULT_ON is not set", "hardened_usercopy=on", Outcome.PASS),
+        ("CONFIG_HARDENED_USERCOPY_DEFAULT_ON=y", "quiet", Outcome.PASS),
+        ("# CONFIG_OTHER is not set", "quiet", Outcome.PASS),
+    ],
+)
+def test_a_check_that_is_built_in_may_be_off_by_default(build: str, word: str, outcome: Outcome) -> None:
+    newer = guest()
+    newer.add(KCONFIG, build)
+    newer.answers[CMDLINE] = f"{word}\n"
+    assert SUITE.outcome("kcfg-usercopy", newer) is outcome
+
+
+def test_the_nearest_alternative_is_named() -> None:
+    arm = guest()
+    arm.add(KCONFIG, "CONFIG_ARM64=y\nCONFIG_MITIGATE_SPECTRE_BRANCH_HISTORY=y")
+    told = SUITE.red(arm, "immutable-host")["kcfg-mitigations"]
+    assert "CONFIG_UNMAP_KERNEL_AT_EL0 absent" in told
+    assert "RETPOLINE" not in told
+
+
 @pytest.mark.parametrize(("word", "outcome"), [("once=1", Outcome.PASS), ("once=2", Outcome.FAIL)])
 def test_words_of_the_first_boot_are_no_stranger_s(word: str, outcome: Outcome) -> None:
     first = guest()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pytest
 from seatrial.check import Check
 from seatrial.evidence.cmdline import CMDLINE, Cmdline, parse_cmdline
-from seatrial.evidence.kconfig import KCONFIG, broken_options, options_text, parse_kconfig
+from seatrial.evidence.kconfig import KCONFIG, KernelConfig, broken_options, options_text, parse_kconfig
 from seatrial.evidence.kernel import LOCKDOWN, chosen
 from seatrial.guest.facts import Facts
 from seatrial.policy.controls import Control
@@ -20,7 +22,8 @@ def test_kernel_is_built_with_the_option(row: Control, facts: Facts, check: Chec
     """
     assert row.probe is not None
     config = parse_kconfig(facts.text(KCONFIG))
-    broken = broken_options(config, row.probe["kconfig"])
+    alternatives = _of_its_architecture(config, row.probe["kconfig"])
+    broken = broken_options(config, alternatives)
     undone_by = row.probe.get("undone-by", [])
     makeup = row.probe.get("or-cmdline", []) if row.probe.get("words-came-with", "X") in {"X", *config.options} else []
     modes = row.probe.get("or-lockdown", []) if broken else []
@@ -28,7 +31,7 @@ def test_kernel_is_built_with_the_option(row: Control, facts: Facts, check: Chec
     if undone_by:
         undoing = [words for words in undone_by if _is_last(line, words)]
         check.nothing(undoing, expected=f"the build's choice kept by the command line: none of {', '.join(undone_by)}")
-    expected, saving = options_text(row.probe["kconfig"]), list[str]()
+    expected, saving = options_text(alternatives), list[str]()
     if modes:
         mode = _lockdown(facts)
         saving += [f"lockdown {mode}"] if mode in modes else []
@@ -40,6 +43,14 @@ def test_kernel_is_built_with_the_option(row: Control, facts: Facts, check: Chec
         check.holds(True, expected=expected, seen=", ".join(saving))
         return
     check.nothing(broken, expected=expected)
+
+
+def _of_its_architecture(
+    config: KernelConfig, alternatives: Sequence[Mapping[str, str]]
+) -> Sequence[Mapping[str, str]]:
+    """Return the alternatives for arm64 on arm64, and the others elsewhere; all where there is but one kind."""
+    own = [one for one in alternatives if ("ARM64" in one) == (config.value("ARM64") == "y")]
+    return own or alternatives
 
 
 def _lockdown(facts: Facts) -> str:

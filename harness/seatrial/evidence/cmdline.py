@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -38,17 +39,18 @@ class Cmdline:
         return None if value is None else value == "" or value.lower() in _TRUE
 
     def matching(self, patterns: Iterable[str]) -> list[str]:
-        """Return the parameters that are in ``patterns``: ``name`` fits any value, ``name=value`` that one.
+        """Return the parameters that are in ``patterns``: ``name`` fits any, ``name=value`` that one, ``name=`` none.
 
-        Values of several choices (``mitigations=auto,nosmt``) fit when one of them does. A value that a later one
-        overrides counts as well, and so does one for init: nobody ships a switch in order to undo it.
+        Values of several choices (``mitigations=auto,nosmt``, ``auto;no_user_kernel``) fit when one of them does. A
+        value that a later one overrides counts as well, and so does one for init: nobody ships a switch in order to
+        undo it.
         """
         found = []
         for pattern in patterns:
             name, equals, wanted = pattern.partition("=")
             values = [v for known, v in (*self.parameters, *self.for_init) if _same(known) == _same(name)]
             for value in values:
-                if not equals or (value is not None and wanted.lower() in value.lower().split(",")):
+                if not equals or wanted.lower() in re.split("[,;]", (value or "").lower()):
                     found.append(name if value is None else f"{name}={value}")
         return found
 

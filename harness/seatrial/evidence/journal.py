@@ -40,6 +40,7 @@ STORAGE: Final = (
     "_TRANSPORT=kernel + SYSLOG_IDENTIFIER=systemd-fsck + SYSLOG_IDENTIFIER=systemd-journald"
 )
 
+_ECHO: Final = re.compile(r"(Kernel command|Command|Unknown kernel command) line\b")
 STALLED: Final = "a stalled or locked up CPU"
 KERNEL_TROUBLE: Final = (
     (  # first, for the kernel calls some of them bugs
@@ -143,9 +144,14 @@ def unexpected(entries: Iterable[Entry], accepted: Sequence[str]) -> list[str]:
 
 
 def troubles(lines: Iterable[str], table: Sequence[tuple[str, str]]) -> list[str]:
-    """Return ``title: line`` for each of ``lines`` that a pattern of ``table`` finds."""
+    """Return ``title: line`` for each of ``lines`` that a pattern of ``table`` finds.
+
+    What the kernel echoes of its command line is none: words there may speak of corruption, stalls or panics.
+    """
     found = []
     for line in lines:
+        if _ECHO.match(line):
+            continue
         title = next((title for title, pattern in table if re.search(pattern, line)), None)
         if title is not None:
             found.append(f"{title}: {line.strip()[:200]}")

@@ -91,10 +91,11 @@ def parse_kconfig(text: str) -> KernelConfig:
 
 
 def broken_options(config: KernelConfig, alternatives: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return ``CONFIG_X=seen`` for each option that breaks the first alternative; nothing when one of them holds.
+    """Return ``CONFIG_X=seen`` for each option that breaks the nearest alternative; nothing when one of them holds.
 
     A wanted value ``y|m`` means one of the two; ``not set`` means that the kernel has the option, and was built
-    without: what an option switches off is always on in a kernel that does not know it yet.
+    without: what an option switches off is always on in a kernel that does not know it yet. ``absent`` as one of the
+    values means that a kernel that does not know the option has no choice.
 
     :raises ConfigError: there is no alternative, or one that demands nothing.
     """
@@ -108,12 +109,15 @@ def broken_options(config: KernelConfig, alternatives: Sequence[Mapping[str, str
         ]
         for one in alternatives
     ]
-    return [] if [] in broken else broken[0]
+    return min(broken, key=len)
 
 
 def _holds(config: KernelConfig, name: str, want: str) -> bool:
-    value = config.value(name)
-    return name in config.options and value == "n" if want == "not set" else value in want.split("|")
+    value, is_known = config.value(name), name in config.options
+    if want == "not set":
+        return is_known and value == "n"
+    wanted = want.split("|")
+    return value in wanted if is_known or "absent" not in wanted else True
 
 
 def options_text(alternatives: Sequence[Mapping[str, str]]) -> str:
