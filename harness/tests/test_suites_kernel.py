@@ -510,14 +510,14 @@ def test_lockdown_makes_up_for_the_build_however_it_came(row: str, mode: str, ou
     ],
 )
 def test_a_word_counts_only_in_a_kernel_that_knows_it(row: str, build: str, word: str) -> None:
-    *_rest, newest = build.split("\n")
+    *rest, newest = build.split("\n")
     known, unknown = guest(), guest()
     for one in (known, unknown):
         option = newest.removeprefix("# ").split("=")[0].split(" ")[0]
         one.answers[KCONFIG] = "".join(f"{line}\n" for line in one.answers[KCONFIG].splitlines() if option not in line)
         one.answers[CMDLINE] = f"{word}\n"
     known.add(KCONFIG, build)
-    unknown.add(KCONFIG, "\n".join(_rest))
+    unknown.add(KCONFIG, "\n".join(rest))
     assert SUITE.outcome(row, known) is Outcome.PASS
     assert SUITE.outcome(row, unknown) is Outcome.FAIL
 
