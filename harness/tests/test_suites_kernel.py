@@ -3,132 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
-from event_logs import written
-from seatrial.evidence.attempts import BOOT_ID as ASK_BOOT_ID
+from kernel_bench import (
+    COPIED,
+    EVENTS,
+    HIBERNATION,
+    KCONFIG_ROWS,
+    LOG_NAME,
+    MODULE_ROWS,
+    OPEN,
+    PCRS,
+    PERSISTED,
+    PRELOADED,
+    REQUIRED,
+    SIG_ENFORCE,
+    STATE,
+    SUITE,
+    SYSCTL_ROWS,
+    UNSIGNED,
+    edit,
+    events,
+    guest,
+    measured_as,
+    modules_of,
+    said,
+    shown,
+    told,
+    with_data,
+    without,
+)
 from seatrial.evidence.boot_entries import BOOT_ENTRIES
 from seatrial.evidence.cmdline import CMDLINE
 from seatrial.evidence.efi import SECURE_BOOT
-from seatrial.evidence.event_log import Event, EventKind, EventLog, parse_event_log, replayed
-from seatrial.evidence.ipe import IPE, UNTRUSTED
+from seatrial.evidence.event_log import EventKind
+from seatrial.evidence.ipe import IPE
 from seatrial.evidence.kconfig import KCONFIG
 from seatrial.evidence.kernel import LOCKDOWN, TAINTED, VULNERABILITIES
-from seatrial.evidence.modules import LOADED, SIGNATURES, dry_run_command
+from seatrial.evidence.modules import LOADED, SIGNATURES
 from seatrial.evidence.mounts import MOUNTINFO
-from seatrial.evidence.sysctl import SYSCTL_D, SYSCTLS, parse_sysctl_d, sysctls_command
-from seatrial.evidence.tpm import EVENT_LOG, REGISTERS, TPM, parse_log_bytes, parse_registers
+from seatrial.evidence.sysctl import SYSCTL_D, SYSCTLS
+from seatrial.evidence.tpm import EVENT_LOG, REGISTERS, TPM
 from seatrial.policy.controls import Control
 from seatrial.policy.judge import Outcome
-from seatrial.suites import read_flavour
-from suite_bench import BOOT_ID, Guest, all_of, bench, recorded
+from suite_bench import Guest, all_of, recorded
 
-SUITE = bench("kernel")
-STATE = SUITE.modules["test_state"]
-REQUIRED = dry_run_command(read_flavour("debian-immutable").allowed("required-modules"))
-PERSISTED = sysctls_command(parse_sysctl_d(recorded("kernel/sysctl-d")))
-SIG_ENFORCE = "cat /sys/module/module/parameters/sig_enforce"
-HIBERNATION = "if [ -e /sys/power/disk ]; then cat /sys/power/disk; else echo '[disabled]'; fi"
-EVENTS = parse_event_log(parse_log_bytes(recorded("kernel/event-log")))
-LOG_NAME = recorded("kernel/event-log").split("\n")[0] + "\n"
-PCRS = [value.hex().upper() for value in parse_registers(recorded("kernel/pcrs"))]
-UNSIGNED = "load a module without a signature"
-COPIED, PRELOADED = UNTRUSTED
-KCONFIG_ROWS = [c for c in SUITE.controls.values() if c.probe_kind == "kconfig"]
-SYSCTL_ROWS = [c for c in SUITE.controls.values() if c.probe_kind == "sysctl"]
-MODULE_ROWS = [c for c in SUITE.controls.values() if c.probe_kind == "modules"]
-
-
-def modules_of(control: str) -> str:
-    probe = SUITE.controls[control].probe
-    assert probe is not None
-    return dry_run_command(probe["modules"])
-
-
-def guest() -> Guest:
-    return Guest(
-        {
-            ASK_BOOT_ID: f"{BOOT_ID}\n",
-            KCONFIG: recorded("kernel/kconfig"),
-            CMDLINE: recorded("kernel/cmdline"),
-            BOOT_ENTRIES: f"entry {recorded('kernel/cmdline')}the end\n",
-            SYSCTLS: recorded("kernel/sysctls"),
-            SYSCTL_D: recorded("kernel/sysctl-d"),
-            PERSISTED: "kernel/core_pattern:core\nkernel/pid_max:4194304\nthe end\n",
-            **{modules_of(row.id): recorded(f"kernel/{row.id}") for row in MODULE_ROWS},
-            REQUIRED: recorded("kernel/required-modules"),
-            LOADED: recorded("kernel/modules"),
-            SIGNATURES: recorded("kernel/signatures"),
-            SIG_ENFORCE: "Y\n",
-            LOCKDOWN: recorded("kernel/lockdown"),
-            HIBERNATION: "[disabled]\n",
-            TAINTED: "0\n",
-            VULNERABILITIES: recorded("kernel/vulnerabilities"),
-            STATE.SYMBOLS: recorded("kernel/kallsyms"),
-            STATE.KFENCE: "100\n",
-            STATE.KERNELS: recorded("kernel/kernels"),
-            MOUNTINFO: recorded("immutability/mountinfo"),
-            SECURE_BOOT: recorded("kernel/secure-boot"),
-            TPM: recorded("kernel/tpm"),
-            REGISTERS: recorded("kernel/pcrs"),
-            EVENT_LOG: recorded("kernel/event-log"),
-            IPE: recorded("kernel/ipe"),
-        },
-        boot={"firmware": "uefi-secure", "tpm": "crb"},
-        tries={
-            "read /dev/mem": (1, "dd: failed to open '/dev/mem': Operation not permitted"),
-            UNSIGNED: (1, "insmod: ERROR: could not insert module /run/x.ko: Key was rejected by service"),
-            COPIED: (1, "sh: 1: /run/true: Permission denied"),
-            PRELOADED: (
-                1,
-                "ERROR: ld.so: object '/run/lib.so' from LD_PRELOAD cannot be preloaded "
-                "(failed to map segment from shared object): ignored.",
-            ),
-        },
-    )
-
-
-def told(old: str, new: str) -> Callable[[Guest], None]:
-    """Tell the kernel ``new`` instead of ``old``, and have the boot entry say so, too."""
-    return all_of(edit(CMDLINE, old, new), edit(BOOT_ENTRIES, old, new))
-
-
-def said(words: str) -> Callable[[Guest], None]:
-    """Put ``words`` at the end of the command line."""
-    last = recorded("kernel/cmdline").split()[-1]
-    return told(last, f"{last} {words}")
-
-
-def measured_as(log: EventLog) -> Callable[[Guest], None]:
-    """Have the firmware measure ``log``: it is what the guest shows, and the PCRs agree."""
-    lines = [f"{number} {value.hex().upper()}\n" for number, value in enumerate(replayed(log)[:8])]
-    return lambda g: g.answers.update({REGISTERS: "".join(lines), EVENT_LOG: shown(log)})
-
-
-def shown(log: EventLog) -> str:
-    """Return the guest's answer when its kernel holds ``log``."""
-    return f"{LOG_NAME} {written(log).hex(' ')}\n"
-
-
-def without(*events: Event) -> EventLog:
-    return EventLog(algorithms=EVENTS.algorithms, events=tuple(e for e in EVENTS.events if e not in events))
-
-
-def with_data(changed: tuple[Event, ...], data: bytes) -> EventLog:
-    return replace(EVENTS, events=tuple(replace(e, data=data) if e in changed else e for e in EVENTS.events))
-
-
-def events(register: int, kind: EventKind) -> tuple[Event, ...]:
-    return tuple(event for event in EVENTS.events if (event.register, event.kind) == (register, kind))
-
-
-def edit(question: str, old: str, new: str) -> Callable[[Guest], None]:
-    return lambda g: g.replace(question, old, new)
-
-
-# One defect: what is broken, and the controls that see it. Rows for options, parameters and modules follow below.
-OPEN = "[none] integrity confidentiality\n"
 DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
     "mitigations=off": (said("mitigations=off"), {"kcmd-mitigations-on"}),
     "mitigations off among others": (said("mitigations=auto,off"), {"kcmd-mitigations-on"}),
@@ -382,180 +301,6 @@ def test_empty_answer_is_an_error_and_never_a_pass(control: str, question: str) 
     broken = guest()
     broken.answers[question] = "" if question != LOADED else "\x00"
     assert SUITE.outcome(control, broken) == Outcome.ERROR
-
-
-@pytest.mark.parametrize(
-    ("control", "word"),
-    [
-        ("kcmd-mitigations-on", "tsa=off"),
-        ("kcmd-mitigations-on", "mitigations=auto;no_user_kernel"),
-        ("kcmd-mitigations-on", "kpti=0"),
-        ("kcmd-no-init-override", "rd.shell"),
-        ("kcmd-no-init-override", "-b"),
-        ("kcmd-no-init-override", "break=init"),
-        ("kcmd-no-init-override", "systemd.run=/bin/sh"),
-        ("kcmd-debug-off", "rd.systemd.debug_shell"),
-        ("kcmd-debug-off", "systemd.wants=debug-shell.service"),
-        ("kcmd-no-kaslr-off", "clearcpuid=smep,smap"),
-        ("kcmd-iommu", "iommu.passthrough=on"),
-        ("kcfg-cet", "nousershstk"),
-        ("kcfg-cet", "ibt=warn"),
-    ],
-)
-def test_every_way_to_say_it_counts(control: str, word: str) -> None:
-    weak = guest()
-    weak.replace(CMDLINE, "\n", f" {word}\n")
-    assert SUITE.outcome(control, weak) is Outcome.FAIL
-
-
-@pytest.mark.parametrize(
-    ("running", "configured", "outcome"),
-    [
-        ("3\t4\t1\t7", "3", Outcome.PASS),
-        ("3\t4\t1\t7", "3 4 1 7", Outcome.PASS),
-        ("3\t4\t1\t7", "3 4 2", Outcome.FAIL),
-        ("16", "0x10", Outcome.PASS),
-        ("16", "10", Outcome.FAIL),
-        ("", "", Outcome.PASS),
-        ("x", "", Outcome.FAIL),
-    ],
-)
-def test_a_parameter_is_what_was_configured_however_the_kernel_writes_it(
-    running: str, configured: str, outcome: Outcome
-) -> None:
-    told = guest()
-    told.answers[SYSCTL_D] = f"kernel.printk = {configured}\n"
-    told.answers[sysctls_command(["kernel/printk"])] = f"kernel/printk:{running}\nthe end\n"
-    assert SUITE.outcome("sysctl-persisted", told) is outcome
-
-
-@pytest.mark.parametrize(
-    ("build", "word", "outcome"),
-    [
-        ("# CONFIG_HARDENED_USERCOPY_DEFAULT_ON is not set", "quiet", Outcome.FAIL),
-        ("# CONFIG_HARDENED_USERCOPY_DEFAULT_ON is not set", "hardened_usercopy=on", Outcome.PASS),
-        ("CONFIG_HARDENED_USERCOPY_DEFAULT_ON=y", "quiet", Outcome.PASS),
-        ("# CONFIG_OTHER is not set", "quiet", Outcome.PASS),
-    ],
-)
-def test_a_check_that_is_built_in_may_be_off_by_default(build: str, word: str, outcome: Outcome) -> None:
-    newer = guest()
-    newer.add(KCONFIG, build)
-    newer.answers[CMDLINE] = f"{word}\n"
-    assert SUITE.outcome("kcfg-usercopy", newer) is outcome
-
-
-def test_the_nearest_alternative_is_named() -> None:
-    arm = guest()
-    arm.add(KCONFIG, "CONFIG_ARM64=y\nCONFIG_MITIGATE_SPECTRE_BRANCH_HISTORY=y")
-    told = SUITE.red(arm, "immutable-host")["kcfg-mitigations"]
-    assert "CONFIG_UNMAP_KERNEL_AT_EL0 absent" in told
-    assert "RETPOLINE" not in told
-
-
-@pytest.mark.parametrize(("word", "outcome"), [("once=1", Outcome.PASS), ("once=2", Outcome.FAIL)])
-def test_words_of_the_first_boot_are_no_stranger_s(word: str, outcome: Outcome) -> None:
-    first = guest()
-    first.replace(CMDLINE, "\n", f" {word}\n")
-    first.expect["first-boot-words"] = ("once=1",)
-    assert SUITE.outcome("kcmd-matches-image", first) is outcome
-
-
-def test_command_line_can_make_up_for_the_build() -> None:
-    made_up = guest()
-    made_up.replace(KCONFIG, "CONFIG_INIT_ON_ALLOC_DEFAULT_ON=y", "# CONFIG_INIT_ON_ALLOC_DEFAULT_ON is not set")
-    assert SUITE.outcome("kcfg-init-on-alloc", made_up) == Outcome.FAIL
-    made_up.replace(CMDLINE, "\n", " init_on_alloc=1\n")
-    assert SUITE.outcome("kcfg-init-on-alloc", made_up) == Outcome.PASS
-
-
-@pytest.mark.parametrize(("word", "outcome"), [("", Outcome.PASS), ("=0", Outcome.FAIL)])
-def test_a_bare_word_is_no_value(word: str, outcome: Outcome) -> None:
-    enforcing = guest()
-    enforcing.replace(KCONFIG, "CONFIG_MODULE_SIG_FORCE=y", "# CONFIG_MODULE_SIG_FORCE is not set")
-    told("module.sig_enforce=1", f"module.sig_enforce{word}")(enforcing)
-    enforcing.answers[LOCKDOWN] = OPEN
-    assert SUITE.outcome("kcfg-modsig-force", enforcing) == outcome
-
-
-@pytest.mark.parametrize(
-    ("mode", "outcome"),
-    [
-        ("none [integrity] confidentiality\n", Outcome.PASS),
-        ("none integrity [confidentiality]\n", Outcome.PASS),
-        (OPEN, Outcome.FAIL),
-        ("", Outcome.FAIL),  # the kernel has no lockdown
-    ],
-)
-@pytest.mark.parametrize("row", ["kcfg-modsig-force", "kcfg-module-force-load", "kcfg-kexec"])
-def test_lockdown_makes_up_for_the_build_however_it_came(row: str, mode: str, outcome: Outcome) -> None:
-    locked = guest()
-    locked.replace(KCONFIG, "CONFIG_MODULE_SIG_FORCE=y", "# CONFIG_MODULE_SIG_FORCE is not set")
-    locked.add(KCONFIG, "CONFIG_MODULE_FORCE_LOAD=y\nCONFIG_KEXEC=y")
-    locked.answers[CMDLINE] = "quiet\n"
-    locked.answers[LOCKDOWN] = mode
-    assert SUITE.outcome(row, locked) is outcome
-
-
-@pytest.mark.parametrize(
-    ("row", "build", "word"),
-    [
-        (
-            "kcfg-ia32",
-            "CONFIG_IA32_EMULATION=y\n# CONFIG_IA32_EMULATION_DEFAULT_DISABLED is not set",
-            "ia32_emulation=0",
-        ),
-        ("kcfg-proc-mem", "# CONFIG_PROC_MEM_NO_FORCE is not set", "proc_mem.force_override=never"),
-        ("kcfg-no-write-mounted", "CONFIG_BLK_DEV_WRITE_MOUNTED=y", "bdev_allow_write_mounted=0"),
-    ],
-)
-def test_a_word_counts_only_in_a_kernel_that_knows_it(row: str, build: str, word: str) -> None:
-    *rest, newest = build.split("\n")
-    known, unknown = guest(), guest()
-    for one in (known, unknown):
-        option = newest.removeprefix("# ").split("=")[0].split(" ")[0]
-        one.answers[KCONFIG] = "".join(f"{line}\n" for line in one.answers[KCONFIG].splitlines() if option not in line)
-        one.answers[CMDLINE] = f"{word}\n"
-    known.add(KCONFIG, build)
-    unknown.add(KCONFIG, "\n".join(rest))
-    assert SUITE.outcome(row, known) is Outcome.PASS
-    assert SUITE.outcome(row, unknown) is Outcome.FAIL
-
-
-@pytest.mark.parametrize(
-    ("row", "build"),
-    [
-        ("kcfg-kaslr", ["CONFIG_RANDOMIZE_BASE=y"]),
-        ("kcfg-mitigations", ["CONFIG_UNMAP_KERNEL_AT_EL0=y", "CONFIG_MITIGATE_SPECTRE_BRANCH_HISTORY=y"]),
-        ("kcfg-cet", ["CONFIG_ARM64_PTR_AUTH_KERNEL=y", "CONFIG_ARM64_BTI=y"]),
-        ("kcfg-mmap-min", ["CONFIG_DEFAULT_MMAP_MIN_ADDR=32768"]),
-    ],
-)
-def test_options_of_arm64_count_there(row: str, build: list[str]) -> None:
-    arm = guest()
-    x86 = ("RANDOMIZE_", "RETPOLINE", "PAGE_TABLE_ISOLATION", "SPECTRE_BHI", "X86", "DEFAULT_MMAP_MIN_ADDR")
-    arm.answers[KCONFIG] = "".join(
-        f"{line}\n" for line in arm.answers[KCONFIG].splitlines() if not any(name in line for name in x86)
-    )
-    arm.add(KCONFIG, "CONFIG_ARM64=y")
-    assert SUITE.outcome(row, arm) is Outcome.FAIL
-    for line in build:
-        arm.add(KCONFIG, line)
-    assert SUITE.outcome(row, arm) is Outcome.PASS
-
-
-@pytest.mark.parametrize(
-    ("row", "option"), [("kcfg-tty", "LEGACY_TIOCSTI"), ("kcfg-no-write-mounted", "BLK_DEV_WRITE_MOUNTED")]
-)
-def test_an_option_that_the_kernel_does_not_know_yet_switches_nothing_off(row: str, option: str) -> None:
-    old = guest()
-    old.answers[CMDLINE] = old.answers[CMDLINE].replace(" bdev_allow_write_mounted=0", "")
-    old.answers[KCONFIG] = "".join(
-        f"{line}\n" for line in old.answers[KCONFIG].splitlines() if f"CONFIG_{option}" not in line
-    )
-    outcome, why = SUITE.explained(row, old)
-    assert outcome == Outcome.FAIL
-    assert f"CONFIG_{option} absent" in why
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ def test_kernel_is_built_with_the_option(row: Control, facts: Facts, check: Chec
     alternatives = _of_its_architecture(config, row.probe["kconfig"])
     broken = broken_options(config, alternatives)
     undone_by = row.probe.get("undone-by", [])
-    makeup = row.probe.get("or-cmdline", []) if row.probe.get("words-came-with", "X") in {"X", *config.options} else []
+    came_with = row.probe.get("words-came-with")
+    makeup = row.probe.get("or-cmdline", []) if came_with is None or came_with in config.options else []
     modes = row.probe.get("or-lockdown", []) if broken else []
     line = parse_cmdline(facts.text(CMDLINE)) if makeup or undone_by else Cmdline(())
     if undone_by:
