@@ -37,12 +37,13 @@ def _as_list(value: object) -> object:
 class Mutant(BaseModel):
     """One way to break an image. ``caught_by`` names the controls that must go red.
 
-    A harmless variant has ``stays_green`` instead: globs for controls that it must not turn red.
+    A harmless variant has ``stays_green`` instead: globs for controls that it must not turn red. Other keys are notes
+    (a title, a source): one that is misspelt does not pass for a note, for each row needs all that count.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
-    id: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9]*[0-9]+$")]
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)]
     stage: Stage
     change: Annotated[str, Field(pattern=r"\S")]
     caught_by: Annotated[tuple[str, ...], BeforeValidator(_as_list)] = ()
@@ -64,10 +65,19 @@ class Mutant(BaseModel):
 
 
 class _File(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     mutants: tuple[Mutant, ...]
     benign: tuple[Mutant, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_row_is_left_out(cls, table: dict[object, object]) -> dict[object, object]:
+        # Keys of the author's own are none of ours, but rows below a misspelt one would be missing in silence.
+        for key, value in table.items():
+            if key not in cls.model_fields and isinstance(value, list) and any(isinstance(row, dict) for row in value):
+                raise ValueError(f"rows stand below {key!r}, expected 'mutants' or 'benign'")
+        return table
 
 
 class _OnceLoader(yaml.SafeLoader):
@@ -92,7 +102,7 @@ def _place(place: Sequence[str | int], table: Mapping[str, Any]) -> str:
     try:
         named = table[str(place[0])][place[1]]["id"]
     except (KeyError, IndexError, TypeError):
-        return ".".join(map(str, place))
+        return ".".join(map(str, place)) or "the file"
     return ".".join(map(str, (place[0], named, *place[2:])))
 
 

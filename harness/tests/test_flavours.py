@@ -327,6 +327,12 @@ def test_controls_are_listed_with_sources_and_mutants_and_those_without_are_mark
             "more than once: M1",
         ),
         ("mutants: !!python/object/apply:os.system ['true']\n", "is not valid YAML"),
+        ("mutants:\n- {id: 'M1,M2', stage: G, change: y, caught_by: a}\n", "mutants.M1,M2.id"),
+        ("mutants:\n- {id: M1, stage: G, change: y, cought_by: a}\n", "either caught_by or stays_green names controls"),
+        (
+            "mutants:\n- {id: M1, stage: G, change: y, caught_by: a}\nbenin:\n- {id: N1, stage: G, change: y}\n",
+            "rows stand below 'benin', expected 'mutants' or 'benign'",
+        ),
     ],
 )
 def test_a_faulty_mutants_file_is_refused(tmp_path: Path, text: str, said: str) -> None:
@@ -341,6 +347,15 @@ def test_a_row_may_take_from_another_what_it_does_not_say_itself(tmp_path: Path)
     path = tmp_path / "m.yaml"
     path.write_text("mutants:\n- &a {id: M1, stage: G, change: y, caught_by: a}\n- {<<: *a, id: M2, stage: R}\n")
     assert [(m.id, m.stage, m.change) for m in read_mutants(path)] == [("M1", "G", "y"), ("M2", "R", "y")]
+
+
+def test_ids_and_notes_of_a_file_from_outside_are_its_authors(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(
+        "version: 2\nauthors: [somebody]\nmutants:\n"
+        "- {id: ssh-root.1, title: Root logs in, stage: G, change: y, caught_by: a}\n"
+    )
+    assert [(m.id, m.caught_by) for m in read_mutants(path)] == [("ssh-root.1", ("a",))]
 
 
 MUTANT = "mutants:\n- {id: M1, stage: G, change: y, caught_by: a}\n"
