@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from types import ModuleType, SimpleNamespace
 
-from seatrial.evidence import attempts, audit, cmdline, elf, randomness, systemd, verity
+from seatrial.evidence import attempts, audit, cmdline, elf, environment, randomness, systemd, verity
 from seatrial.evidence.elf import parse_pieces
 from seatrial.guest.facts import Facts
 
@@ -30,7 +30,8 @@ def questions(modules: Mapping[str, ModuleType]) -> dict[str, str]:
         elf.LOADED: "loaded",
         randomness.MAPS: "maps",
         binaries._FORMATS: "formats",
-        binaries._PRELOADED: "preloaded",
+        environment.ENVIRONMENT: "preloaded",
+        binaries._LIBRARY_FOLDERS: "library-folders",
         modules["test_firewall"]._LEGACY_TABLES: "legacy-tables",
         units._DESKTOP_PROGRAMS: "desktops",
         units._DEFAULT_TARGET: "default-target",
@@ -100,6 +101,10 @@ def bytes_of(path: str, old: bytes, new: bytes) -> Edit:
         return "".join(f"{line}\n" for line in lines)
 
     return edit
+
+
+def parameter(path: str, value: str) -> tuple[str, Edit]:
+    return "network-sysctls", sub(rf"^{path}:.*$", f"{path}:{value}")
 
 
 class Host:
@@ -246,7 +251,7 @@ MAY_ALSO = {
     "net-no-llmnr-mdns": {"svc-enabled-allowlist"},
 }
 # What the checks of programs ask for.
-ABOUT_PROGRAMS = ("preloaded", "pieces", "loaded", "walk", "mountinfo", "maps", "formats", "states")
+ABOUT_PROGRAMS = ("preloaded", "library-folders", "pieces", "loaded", "walk", "mountinfo", "maps", "formats", "states")
 # What Debian does not have, or does not promise.
 NOT_ON_DEBIAN = {
     "bin-cet-bti",

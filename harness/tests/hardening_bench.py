@@ -17,6 +17,7 @@ from seatrial.check import Check, NotApplicable
 from seatrial.errors import ObservationError
 from seatrial.evidence import (
     accounts,
+    credentials,
     firewall,
     greeting,
     iptables,
@@ -97,13 +98,17 @@ QUESTIONS = {
     units.config_command("systemd/coredump.conf"): "coredump",
     MODULES["test_privilege"]._AUTOLOGIN: "autologin",
     MODULES["test_privilege"]._CREDENTIALS: "credentials",
+    credentials.BROUGHT: "brought",
+    MODULES["test_files"]._LINKED: "linked",
     MODULES["test_privilege"]._CMDLINE: "cmdline",
     MODULES["test_services"]._LEGACY_PROGRAMS: "legacy",
     MODULES["test_services"]._CORE: "core",
     MODULES["test_services"]._KERNELS_OWN: "ctrl-alt-del",
     MODULES["test_logging"]._LOGS: "logs",
     MODULES["test_mac"]._LSM: "lsm",
+    MODULES["test_logging"]._ROOM: "room",
     MODULES["test_mac"]._APPARMOR: "apparmor",
+    MODULES["test_mac"]._APPARMOR_MODE: "apparmor-mode",
     MODULES["test_mac"]._SELINUX: "selinux",
     **more.questions(MODULES),
 }
@@ -138,6 +143,10 @@ def _states(texts: Texts, patterns: str) -> str:
     return _picked(texts["states"], shlex.split(patterns), lambda line: line.split(" ", 3)[-1])
 
 
+def _acls(texts: Texts, patterns: str) -> str:
+    return _picked(texts["acls"], shlex.split(patterns), lambda line: line.rpartition(" ")[2])
+
+
 def _lines(texts: Texts, paths: str) -> str:
     return _picked(texts["lines"], shlex.split(paths), lambda line: line.partition(":")[0])
 
@@ -155,6 +164,7 @@ SHAPES: tuple[tuple[str, Callable[[Texts, str], str]], ...] = (
     (r".*sshd -T (-o \S+) -C ", lambda texts, options: texts[f"sshd-settings {options}"]),
     (r"(race=); .*; if find / -maxdepth 0 -nouser", lambda texts, _: texts["walk"]),
     (r"(race=); .*; getcap ", lambda texts, _: texts["capabilities"]),
+    (r"ls -Lld (.*) 2>/dev/null; true", _acls),
     (r"for f in (.*?); do if \[ -e", _states),
     (r"grep -asH '' (.*) /dev/null; true", _lines),
     (r"(sed) -n 's/\^btime", lambda texts, _: texts["first-boot"]),

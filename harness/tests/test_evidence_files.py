@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from seatrial.errors import ObservationError
 from seatrial.evidence.files import (
     FileState,
+    acls_command,
     audit_command,
     backing_mount,
     lines_by_file,
     local_trees,
+    parse_acls,
     parse_audit,
     parse_capabilities,
     parse_states,
@@ -217,3 +219,24 @@ def test_state_knows_what_it_is() -> None:
         True,
     )
     assert str(state) == "/usr/bin/x (4755 UNKNOWN:root)"
+
+
+def test_an_access_control_list_is_seen_whatever_the_mode_says() -> None:
+    said = (
+        "-rw-r-----+ 1 root shadow   702 Nov 28 01:43 /etc/shadow\n"
+        "-rw-r-----  1 root shadow   399 Nov 28 01:44 /etc/gshadow\n"
+        "-rw-r-----. 1 root root     399 Nov 28 01:44 /etc/labelled\n"
+        "drwxr-x--T+ 3 root root    4096 Nov 28 01:43 /root/a b\n"
+    )
+    assert parse_acls(said) == ("/etc/shadow", "/root/a b")
+
+
+def test_files_without_a_list_and_files_that_are_not_there_have_none(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    status, out, _ = asked(acls_command([f"{tmp_path}/*", f"{tmp_path}/missing"]))
+    assert (status, out.count("plain"), parse_acls(out)) == (0, 1, ())
+
+
+@given(st.text())
+def test_whatever_ls_says_is_read_without_a_fault(text: str) -> None:
+    assert all(path.startswith("/") for path in parse_acls(text))

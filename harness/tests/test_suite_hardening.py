@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hardening_answers as more
 import pytest
-from hardening_answers import Edit, add, sub
-from hardening_bench import CONTROLS, MODULES, FakeGuest, Texts, checks, flavour_named, healthy, outcome_of, outcomes
-from seatrial.guest.facts import Facts
-from seatrial.policy.controls import Control
+from hardening_answers import Edit, add, parameter, sub
+from hardening_bench import CONTROLS, Texts, checks, flavour_named, healthy, outcomes
 from seatrial.policy.judge import Outcome
 
 
@@ -24,10 +22,6 @@ def rule_in_front(condition: str) -> Edit:
     return lambda text: text.replace('{"rule": ', rule + '{"rule": ', 1)
 
 
-def parameter(path: str, value: str) -> tuple[str, Edit]:
-    return "network-sysctls", sub(rf"^{path}:.*$", f"{path}:{value}")
-
-
 OPEN_FILE = "81b6 root root /etc/mutant.conf"
 DEFECTS: list[tuple[str, str, Edit]] = [
     ("acct-uid0-only-root", "passwd", sub("^daemon:x:1:1:daemon", "daemon:x:0:1:daemon")),
@@ -42,8 +36,12 @@ DEFECTS: list[tuple[str, str, Edit]] = [
     ("acct-no-baked-keys", "lines", add("/home/seatrial/.ssh/authorized_keys:ssh-ed25519 AAAAC3Nz vendor@build")),
     ("acct-no-baked-keys", "lines", add("/home/seatrial/.ssh/authorized_keys:ssh-ed25519 AAAAC3Nz seatrial-run")),
     ("acct-no-baked-keys", "lines", add("/root/.ssh/authorized_keys:ssh-ed25519 AAAAC3Nz seatrial-run")),
+    ("acct-no-baked-keys", "brought", add("stored /etc/credstore/ssh.authorized_keys.root")),
+    ("acct-no-autologin", "brought", add("/etc/systemd/system/g@.service.d/a.conf:SetCredential=agetty.autologin:x")),
+    ("acct-root-path", "states", add("41ed nobody root /usr/local")),
     ("acct-no-baked-keys", "sshd-settings", sub("^trustedusercakeys none", "trustedusercakeys /etc/ssh/ca.pub")),
     ("acct-system-nologin", "passwd", sub("^daemon:(.*):/usr/sbin/nologin", r"daemon:\1:/bin/sh")),
+    ("acct-system-nologin", "passwd", sub("^daemon:(.*):/usr/sbin/nologin", r"daemon:\1:/opt/bin/nologin")),
     ("acct-interactive-allowlist", "passwd", add("vendor:x:1001:1000::/home/vendor:/bin/bash")),
     ("acct-no-plus-entries", "account-files", add("/etc/passwd:+::::::", "/etc/shadow:+::::::::")),
     ("acct-no-plus-entries", "passwd", add("+::::::")),
@@ -56,7 +54,10 @@ DEFECTS: list[tuple[str, str, Edit]] = [
         sub("^41c0 seatrial seatrial /home/seatrial$", "41ed seatrial seatrial /home/seatrial"),
     ),
     ("acct-home-perms", "states", sub("^41c0 seatrial seatrial /home/seatrial$\n", "")),
+    ("acct-home-perms", "acls", sub("^drwx------ (.* /root)$", r"drwxr-x---+ \1")),
     ("acct-dotfiles", "states", add("81a4 root root /root/.rhosts")),
+    ("acct-dotfiles", "states", add("81a4 backup backup /var/backups/.shosts")),
+    ("acct-dotfiles", "states", sub("^81a4 root root /root/.profile", "81a4 nobody root /root/.profile")),
     ("acct-dotfiles", "states", sub("^81a4 root root /root/.profile", "81b4 root root /root/.profile")),
     ("acct-hosts-equiv-absent", "states", add("81a4 root root /etc/hosts.equiv")),
     ("acct-password-aging", "login-defs", sub("^PASS_MAX_DAYS.*", "PASS_MAX_DAYS 99999")),
@@ -80,6 +81,7 @@ DEFECTS: list[tuple[str, str, Edit]] = [
     ("acct-sudo-auth", "sudoers", add("/etc/sudoers.d/zz:nobody ALL=(ALL) NOPASSWD: ALL")),
     ("acct-sudo-auth", "sudoers", add("/etc/sudoers.d/90-cloud-init-users:other ALL=(ALL) NOPASSWD: ALL")),
     ("acct-sudo-auth", "sudoers", add("/etc/sudoers.d/zz:Defaults !authenticate")),
+    ("acct-sudo-auth", "sudoers", add("/etc/sudoers.d/zz:Defaults exempt_group=sudo")),
     ("acct-sudo-auth", "sudoers", add("/etc/sudoers.d/zz:Defaults:deploy, ops !authenticate")),
     ("acct-sudo-hygiene", "sudoers", sub(r"Defaults\s+use_pty", "Defaults:backup use_pty")),
     ("acct-sudo-hygiene", "sudoers", add("/etc/sudoers.d/zz:Defaults: deploy !use_pty")),
@@ -105,6 +107,7 @@ DEFECTS: list[tuple[str, str, Edit]] = [
         add("/etc/ssh/sshd_config line 1: Bad configuration option: PermitRotLogin"),
     ),
     ("ssh-config-perms", "states", sub("^8180 root root /etc/ssh/sshd_config$", "81b6 root root /etc/ssh/sshd_config")),
+    ("ssh-hostkey-perms", "acls", sub("^(-rw-------) (.* /etc/ssh/ssh_host_ed25519_key)$", r"\1+ \2")),
     ("ssh-hostkey-perms", "states", sub("^8180 root root (/etc/ssh/ssh_host_ed25519_key)$", r"81a4 root root \1")),
     ("ssh-hostkeys-per-instance", "host-keys", sub("^1795476002", "1795475583")),
     (
@@ -148,6 +151,7 @@ DEFECTS: list[tuple[str, str, Edit]] = [
     ("acct-pw-quality", "pam-stacks", sub("pam_pwquality.so retry=3", "pam_pwquality.so minlen=6")),
     ("acct-pw-quality", "dictionary", lambda _text: ""),
     ("acct-faillock", "security", sub("deny = 5", "deny = 50")),
+    ("acct-faillock", "pam-stacks", sub("(pam_faillock.so preauth)", r"\1 conf=/etc/security/mine.conf")),
     ("acct-faillock", "security", sub("unlock_time = 900", "unlock_time = 60")),
     ("acct-faillock", "security", sub(".*:even_deny_root\n", "")),
     ("acct-faillock", "pam-stacks", sub(".*pam_faillock.so authfail\n", "")),
@@ -191,6 +195,7 @@ DEFECTS: list[tuple[str, str, Edit]] = [
     ("fs-sgid-allowlist", "walk", add("85ed root mail /usr/bin/less")),
     ("fs-filecaps-allowlist", "capabilities", add("/usr/bin/python3.13 cap_setuid=ep")),
     ("fs-account-db-perms", "states", add("81a4 root root /etc/shadow.bak")),
+    ("fs-account-db-perms", "acls", sub("^(-rw-r-----) (.* /etc/shadow)$", r"\1+ \2")),
     ("fs-account-db-perms", "states", sub("^81a0 root shadow /etc/shadow$", "81a4 root shadow /etc/shadow")),
     ("fs-account-db-perms", "states", sub("^81a4 root root /etc/group$\n", "")),
     ("fs-cron-perms", "states", sub("^41c0 root root /etc/cron.d$", "41ff root root /etc/cron.d")),
@@ -202,6 +207,7 @@ DEFECTS: list[tuple[str, str, Edit]] = [
     ("fs-system-dirs-perms", "walk", add("81fd root staff /usr/local/bin/tool")),
     ("fs-system-dirs-perms", "walk", add("81a4 seatrial seatrial /etc/systemd/system/agent.service")),
     ("fs-system-dirs-perms", "walk", add("81b4 root staff /etc/profile.d/agent.sh")),
+    ("fs-system-dirs-perms", "linked", add("81a4 seatrial seatrial /etc/profile.d/agent.sh")),
     ("fs-no-history", "states", add("8180 root root /root/.bash_history")),
     ("net-listeners-tcp", "listeners", add('tcp LISTEN 0 1 0.0.0.0:4444 0.0.0.0:* users:(("nc",pid=9,fd=3))')),
     ("net-listeners-tcp", "listeners", sub(r'"sshd",pid=500,fd=6', '"nc",pid=500,fd=6')),
@@ -213,6 +219,7 @@ DEFECTS: list[tuple[str, str, Edit]] = [
     ("fs-boot-opts", "mountinfo", sub("(/boot rw,nosuid,nodev),noexec", r"\1")),
     ("fs-boot-opts", "mountinfo", sub("fmask=0077", "fmask=0022")),
     ("fs-proc-hidepid", "mountinfo", sub(",hidepid=invisible", "")),
+    ("fs-proc-hidepid", "mountinfo", add("99 64 0:60 / /run/a rw - proc proc rw")),
     ("fs-proc-hidepid", "owners-seen", add("0")),
     ("fs-issue-motd", "greetings", add("/etc/motd:Debian GNU/Linux comes with no warranty")),
     ("fs-issue-motd", "greetings", sub(r"\\l", r"\\r")),
@@ -282,11 +289,20 @@ DEFECTS: list[tuple[str, str, Edit]] = [
     ("log-var-log-perms", "logs", add("81b6 root utmp /var/log/wtmp")),
     ("log-bounded", "journald", sub("^SystemMaxUse=64M", "SystemMaxUse=")),
     ("log-bounded", "journald", sub("^SystemMaxUse=64M", "SystemMaxUse=64MB")),
+    ("log-bounded", "journald", sub("^SystemMaxUse=64M", "SystemMaxUse=8E")),
+    ("log-bounded", "journald", sub("^SystemMaxUse=64M", "SystemMaxUse=1G1023M")),
+    ("log-single-system", "cmdline", lambda text: f"{text.rstrip()} systemd.journald.forward_to_syslog\n"),
     ("log-journal-active", "mountinfo", add("90 1 0:50 / /var/log rw,nosuid,nodev,noexec - tmpfs tmpfs rw")),
     ("mac-lsm-stack", "lsm", sub("landlock,", "")),
     ("mac-enforcing", "apparmor", sub(r"\(enforce\)", "(complain)")),
     ("mac-enforcing", "apparmor", sub("^Y", "N")),
+    ("mac-enforcing", "apparmor-mode", sub("enforce", "complain")),
     ("bin-no-preload", "states", add("81a4 root root /etc/ld.so.preload")),
+    ("crypt-openssl-tls", "preloaded", lambda text: f"/etc/environment:OPENSSL_CONF=/etc/ssl/mine.cnf\n{text}"),
+    ("bin-no-preload", "preloaded", lambda text: f"/proc/512/environ:LD_AUDIT=/opt/trace.so\n{text}"),
+    ("bin-no-rpath", "library-folders", add("/etc/ld.so.conf.d/00-x.conf:/var/tmp/lib")),
+    ("bin-no-rpath", "library-folders", add("/etc/ld.so.conf.d/00-x.conf:/usr/lib:/usr/../tmp")),
+    ("bin-no-rpath", "library-folders", add("/etc/ld.so.conf:include /srv/conf/*.conf")),
     ("bin-no-preload", "preloaded", lambda text: f"/etc/environment:LD_PRELOAD=/usr/local/lib/x.so\n{text}"),
     *more.DEFECTS,
 ]
@@ -359,14 +375,15 @@ def test_programs_without_the_promised_markers_fail() -> None:
 
 # Of these, nothing at all is a good answer.
 MAY_BE_EMPTY = more.MAY_BE_EMPTY | {
-    "autologin", "capabilities", "credentials", "greetings", "kallsyms", "legacy", "lines", "moduli", "modules",
-    "mounting-rules", "multicast-names", "radios", "shadow", "shells", "sshd-instances", "sshd-lines",
-    "sudoers",
+    "acls", "autologin", "brought", "capabilities", "credentials", "greetings", "kallsyms", "legacy",
+    "library-folders", "lines", "linked",
+    "moduli", "modules", "mounting-rules", "multicast-names", "radios", "shadow", "shells", "sshd-instances",
+    "sshd-lines", "sudoers",
 }  # fmt: skip
 # Of these, a line more is no fault: they hold whatever is there (or the fake gives only the lines asked for).
 FREE_TEXT = more.FREE_TEXT | {
-    "autologin", "cmdline", "credentials", "dictionary", "legacy", "lines", "login-shell", "lsm", "os-release",
-    "shell-timeout", "shells", "states", "user-shell", "sudoers",
+    "acls", "autologin", "brought", "cmdline", "credentials", "dictionary", "legacy", "lines", "login-shell", "lsm",
+    "os-release", "shell-timeout", "shells", "states", "user-shell", "sudoers",
 }  # fmt: skip
 
 
@@ -412,50 +429,6 @@ def test_another_key_than_the_runs_fails_though_root_has_one(comment: str) -> No
     assert outcomes(texts, flavour_named("debian-immutable"))["acct-no-baked-keys"] is Outcome.FAIL
 
 
-NETWORK_ROWS = [control for control in CONTROLS if control.probe_kind == "sysctl"]
-
-
-def network_outcomes(texts: Texts) -> dict[str, Outcome]:
-    facts, flavour = Facts(FakeGuest(texts)), flavour_named("debian-general")
-    function = MODULES["test_network"].test_parameter_has_the_value
-    live = more.live(facts, texts)
-    return {row.id: outcome_of(row, function, live, flavour) for row in NETWORK_ROWS}
-
-
-@pytest.mark.parametrize("row", NETWORK_ROWS, ids=lambda row: row.id)
-def test_every_key_of_a_row_counts_on_every_interface(row: Control) -> None:
-    assert row.probe is not None
-    keys = row.probe["sysctl"]
-    for key in [keys] if isinstance(keys, str) else keys:
-        places = ("all", "default", "enp0s3") if "*" in key else ("",)
-        for path in (key.replace(".", "/").replace("*", place) for place in places):
-            answer, edit = parameter(path, "0" if row.probe["in"][0] == "1" else "1")
-            texts = healthy()
-            texts[answer] = edit(texts[answer])
-            seen = network_outcomes(texts)
-            assert {name for name, outcome in seen.items() if outcome is not Outcome.PASS} == {row.id}, path
-
-
-def test_a_kernel_without_ipv6_has_no_ipv6_settings_to_be_wrong() -> None:
-    texts = healthy()
-    texts["network-sysctls"] = sub("^net/ipv6/.*\n", "")(texts["network-sysctls"])
-    assert set(network_outcomes(texts).values()) == {Outcome.PASS}
-
-
-@pytest.mark.parametrize("gone", ["net/ipv4/conf/[^/]+/accept_redirects", "net/ipv6/conf/[^/]+/accept_redirects"])
-def test_a_missing_setting_is_no_pass_though_others_are_there(gone: str) -> None:
-    texts = healthy()
-    texts["network-sysctls"] = sub(f"^{gone}:.*\n", "")(texts["network-sysctls"])
-    seen = network_outcomes(texts)
-    assert seen["net-accept-redirects"] is Outcome.FAIL
-
-
-def test_interfaces_without_their_common_setting_are_an_error() -> None:
-    texts = healthy()
-    texts["network-sysctls"] = sub("^net/ipv4/conf/all/rp_filter:.*\n", "")(texts["network-sysctls"])
-    assert network_outcomes(texts)["net-rp-filter"] is Outcome.ERROR
-
-
 def test_setting_hidden_in_a_match_block_is_found() -> None:
     texts = healthy()
     texts["sshd-lines"] += "Match Address 192.0.2.0/24\n"
@@ -485,6 +458,6 @@ def test_what_an_earlier_boot_of_the_same_guest_has_made_is_its_own(control: str
 def test_what_only_looks_like_a_defect_is_fine() -> None:
     texts = healthy()
     texts["logs"] += "81b4 root utmp /var/log/wtmp\n"
-    texts["states"] += "8180 root root /root/.bash_history\n"
+    texts["states"] += "8180 root root /root/.bash_history\n21b6 root root /root/.lesshst\n"
     texts["listeners"] = "/proc/net/tcp:   0: 00000000:0016 00000000:0000 0A 00000000:00000000 00:00000000 0 0\n"
     assert set(outcomes(texts, flavour_named("debian-general")).values()) == {Outcome.PASS, Outcome.NOT_APPLICABLE}

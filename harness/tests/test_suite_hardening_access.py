@@ -123,3 +123,21 @@ def test_units_that_log_somebody_in_are_found(tmp_path: Path, starts: str, is_fo
         ["sh", "-c", GETTY.replace("/etc/systemd/system", str(tmp_path), 1)], capture_output=True, text=True, check=True
     ).stdout
     assert (starts in found) is is_found
+
+
+@pytest.mark.parametrize(
+    ("answer", "said", "control"),
+    [
+        ("brought", "stored /etc/credstore/ssh.authorized_keys.root", "acct-no-baked-keys"),
+        ("brought", "/etc/systemd/system/a.service:SetCredential=ssh.authorized_keys.root:x", "acct-no-baked-keys"),
+        ("cmdline", "systemd.set_credential=ssh.authorized_keys.root:ssh-ed25519", "acct-no-baked-keys"),
+        ("brought", "stored /usr/lib/credstore/passwd.hashed-password.root", "acct-no-default-password"),
+        ("cmdline", "systemd.set_credential=passwd.plaintext-password.root:x", "acct-no-default-password"),
+        ("brought", "/etc/systemd/system/g@.service.d/a.conf:SetCredential=login.noauth:yes", "acct-no-autologin"),
+    ],
+)
+def test_credentials_of_the_images_own_let_nobody_in(answer: str, said: str, control: str) -> None:
+    texts = healthy()
+    texts[answer] = f"{texts[answer].rstrip()}{' ' if answer == 'cmdline' else chr(10)}{said}\n"
+    seen = outcomes(texts, flavour_named("debian-general"))
+    assert {name for name, outcome in seen.items() if outcome is Outcome.FAIL} == {control}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from seatrial.evidence.accounts import GROUPS, LOGIN_DEFS, PASSWD
 from seatrial.evidence.cgroups import CGROUPS, TRY_LIMITS
 from seatrial.evidence.kconfig import KCONFIG
 from seatrial.evidence.kernel import VULNERABILITIES
@@ -53,6 +54,9 @@ def guest() -> Guest:
             HOST.KSM: "0\n",
             SOCKETS: "/run/docker.sock 0 999 660\nthe end\n",
             LISTENERS: recorded("hardening/listeners"),
+            PASSWD: recorded("hardening/passwd"),
+            GROUPS: f"{recorded('hardening/group')}uring:x:998:\n",
+            LOGIN_DEFS: recorded("hardening/login-defs"),
             VERSIONS: RUNC,
         },
         flavour="debian-general",
@@ -90,6 +94,21 @@ DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
     "landlock refuses": (edit(SYSCALLS, " 6\n", " -95\n"), {"sb-landlock-abi"}),
     "io_uring is open": (edit(SYSCALLS, "answers -1", "answers 3"), {"sb-io-uring"}),
     "io_uring is set open": (edit(SYSCTLS, "io_uring_disabled:2", "io_uring_disabled:0"), {"sb-io-uring"}),
+    "io_uring is open to a person's group": (
+        all_of(
+            edit(SYSCTLS, "io_uring_disabled:2", "io_uring_disabled:1"),
+            edit(SYSCTLS, "io_uring_group:-1", "io_uring_group:1000"),
+        ),
+        {"sb-io-uring"},
+    ),
+    "io_uring is open to a group with a person in it": (
+        all_of(
+            edit(SYSCTLS, "io_uring_disabled:2", "io_uring_disabled:1"),
+            edit(SYSCTLS, "io_uring_group:-1", "io_uring_group:998"),
+            edit(GROUPS, "uring:x:998:", "uring:x:998:seatrial"),
+        ),
+        {"sb-io-uring"},
+    ),
     "BPF is open": (edit(SYSCALLS, "answers -1 -1", "answers -1 3"), {"sb-bpf-unpriv-behaviour"}),
     "BPF is set open, and nothing can call": (
         all_of(nothing_can_call, edit(SYSCTLS, "unprivileged_bpf_disabled:1", "unprivileged_bpf_disabled:0")),
@@ -107,6 +126,10 @@ DEFECTS: dict[str, tuple[Callable[[Guest], None], set[str]]] = {
     ),
     "a helper in /tmp": (
         edit(USERMODE, "|/bin/false\t/usr/bin/false", "|/tmp/dump\t/tmp/dump"),
+        {"sb-usermode-helper"},
+    ),
+    "a program of others powers off": (
+        edit(USERMODE, "/sbin/poweroff\t/usr/bin/systemctl", "/var/tmp/poweroff\t/var/tmp/poweroff"),
         {"sb-usermode-helper"},
     ),
     "a helper that others write": (edit(USERMODE, "kmod\t0 755", "kmod\t0 757"), {"sb-usermode-helper"}),
@@ -229,6 +252,19 @@ def test_settings_decide_where_no_call_can_be_made() -> None:
     mute = guest()
     nothing_can_call(mute)
     assert SUITE.red(mute, "general-purpose") == {}
+
+
+def test_io_uring_may_be_left_to_a_group_of_services() -> None:
+    careful = guest()
+    careful.replace(SYSCTLS, "io_uring_disabled:2", "io_uring_disabled:1")
+    careful.replace(SYSCTLS, "io_uring_group:-1", "io_uring_group:998")
+    assert SUITE.outcome("sb-io-uring", careful) == Outcome.PASS
+
+
+def test_a_kernel_powers_off_by_a_program_that_need_not_be_there() -> None:
+    lean = guest()
+    lean.replace(USERMODE, "/usr/bin/systemctl\t0 755", "/sbin/poweroff\tmissing")
+    assert SUITE.outcome("sb-usermode-helper", lean) == Outcome.PASS
 
 
 def test_kernel_without_io_uring_has_nothing_to_close() -> None:

@@ -20,6 +20,8 @@ def guest(flavour: str = "debian-general") -> Guest:
     return Guest(
         {
             PACKAGE._APT: recorded("updates/apt-config"),
+            PACKAGE._APT_PLACES: recorded("updates/apt-places"),
+            PACKAGE._DIVERTED: "",
             RPM_SETTINGS: "",
             PACKAGE._KEYS: "",
             PACKAGES: recorded("footprint/packages"),
@@ -57,6 +59,10 @@ DEFECTS = [
     ("upd-sources", more(SOURCES, f"{LIST}deb https://mirror.example/debian trixie main\n")),
     ("upd-sources", edit(SOURCES, "https://packages", "http://packages")),
     ("upd-sources", more(PACKAGE._KEYS, "81a4 root root /etc/apt/trusted.gpg.d/vendor.asc\n")),
+    (
+        "upd-pkgdb-intact",
+        more(PACKAGE._DIVERTED, "local diversion of /usr/bin/ldd to /usr/bin/ldd.distrib\n"),
+    ),
     ("upd-mechanism-state", more(UNIT_FILES, "apt-daily-upgrade.timer enabled enabled\n")),
     ("upd-pkgdb-intact", more(VERIFY, "??5??????   /usr/bin/su\n")),
     ("upd-pkgdb-intact", more(VERIFY, "missing     /usr/bin/su\n")),
@@ -197,6 +203,7 @@ def test_a_mechanism_that_the_vendors_links_start_may_be_there_where_the_flavour
         ("upd-signatures", PACKAGE._APT),
         ("upd-signatures", PACKAGES),
         ("upd-signatures", RPM_SETTINGS),
+        ("upd-sources", PACKAGE._APT_PLACES),
         ("upd-pkgdb-intact", VERIFY),
         ("upd-mechanism-state", UNIT_FILES),
         ("upd-supported", RELEASE._NOW),
@@ -207,6 +214,13 @@ def test_a_mechanism_that_the_vendors_links_start_may_be_there_where_the_flavour
 def test_an_answer_that_cannot_be_read_is_an_error(control: str, question: str) -> None:
     g = guest()
     g.answers[question] = "\x1b[2Jnonsense\n"
+    assert SUITE.outcome(control, g) is Outcome.ERROR
+
+
+@pytest.mark.parametrize("control", ["upd-sources", "upd-signatures"])
+def test_sources_that_apt_looks_for_elsewhere_are_no_answer(control: str) -> None:
+    g = guest()
+    g.replace(PACKAGE._APT_PLACES, "/etc/apt/sources.list.d/", "/opt/apt/")
     assert SUITE.outcome(control, g) is Outcome.ERROR
 
 

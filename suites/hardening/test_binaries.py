@@ -7,7 +7,15 @@ import re
 import pytest
 from seatrial.check import Check
 from seatrial.evidence.elf import LOADED, Program, parse_loaded, read_programs
-from seatrial.evidence.files import audit_command, local_trees, parse_audit, parse_states, states_command
+from seatrial.evidence.environment import ENVIRONMENT, parse_environment
+from seatrial.evidence.files import (
+    audit_command,
+    lines_by_file,
+    local_trees,
+    parse_audit,
+    parse_states,
+    states_command,
+)
 from seatrial.evidence.mounts import MOUNTINFO, parse_mountinfo
 from seatrial.evidence.randomness import MAPS, parse_maps, varying_bits
 from seatrial.guest.facts import Facts
@@ -29,13 +37,9 @@ _FOLDERS = ("/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin", "/bin"
 # The shell shows that the question was answered at all.
 _TOOL_FILES = states_command(["/bin/sh", *(f"{folder}/{tool}" for folder in _FOLDERS for tool in _TOOLS)], follow=True)
 _PRELOAD_FILE = states_command(["/etc/ld.so.preload"], follow=True)
-# Where a login (pam_env(8), shells) and systemd (system.conf, environment.d) get variables from.
-_PRELOADED = (
-    "grep -asHE '^[^#]*LD_(PRELOAD|AUDIT)([[:blank:]]+(DEFAULT|OVERRIDE))?=' /etc/environment "
-    "/etc/environment.d/*.conf /usr/lib/environment.d/*.conf /etc/security/pam_env.conf /etc/profile "
-    "/etc/profile.d/*.sh /etc/bash.bashrc /etc/bashrc /root/.profile /root/.bashrc /root/.bash_profile "
-    "/etc/systemd/*.conf /etc/systemd/*.conf.d/*.conf /usr/lib/systemd/*.conf.d/*.conf; echo end"
-)
+# Which folders the loader looks into besides its own (ld.so(8), ldconfig(8)).
+_LIBRARY_FOLDERS = "grep -asHEv '^[[:space:]]*(#|hwcap|$)' /etc/ld.so.conf /etc/ld.so.conf.d/*.conf; true"
+_OWN_INCLUDE = re.compile(r"include\s+(/etc/)?ld\.so\.conf\.d/\*\.conf")
 # A format stays registered only while the file system is mounted somewhere, or in kernels that keep it until a restart:
 # where the kernel knows it, it is looked at in a mount namespace that ends with the question.
 _FORMATS = (
@@ -75,11 +79,9 @@ def _nothing(check: Check, found: list[str], allowed: tuple[str, ...], *, expect
 
 @pytest.mark.control("bin-no-preload")
 def test_nothing_is_preloaded(facts: Facts, check: Check) -> None:
-    facts.ask_all([_PRELOAD_FILE, _PRELOADED])
+    facts.ask_all([_PRELOAD_FILE, ENVIRONMENT])
     check.nothing(parse_states(facts.text(_PRELOAD_FILE)), expected="no /etc/ld.so.preload")
-    *lines, end = facts.lines(_PRELOADED) or [""]
-    if end != "end":
-        check.cannot_tell(f"the environment of programs was answered with {end[:200]!r}")
+    lines = parse_environment(facts.text(ENVIRONMENT), ("LD_PRELOAD", "LD_AUDIT"))
     check.nothing(lines, expected="no LD_PRELOAD and no LD_AUDIT in what people and services are given")
 
 
@@ -142,6 +144,15 @@ def test_no_library_comes_from_an_odd_place(facts: Facts, check: Check) -> None:
         if not _is_safe(element, is_set_id=one.path in set_ids)
     ]
     _nothing(check, odd, (), expected="libraries from system folders only", of=len(programs) + len(libraries))
+    named = [
+        f"{path}: {element}"
+        for path, lines in lines_by_file(facts.text(_LIBRARY_FOLDERS)).items()
+        for line in lines
+        if not _OWN_INCLUDE.fullmatch(line.strip())
+        for element in re.split(r"[\s:,]+", line.strip())
+        if not _is_safe(element.partition("=")[0], is_set_id=True)
+    ]
+    check.nothing(named, expected="no folder for libraries in ld.so.conf but those of the system")
 
 
 def _is_safe(element: str, *, is_set_id: bool) -> bool:

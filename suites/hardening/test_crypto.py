@@ -11,6 +11,7 @@ from seatrial.check import Check
 from seatrial.evidence.accounts import PASSWD, parse_passwd
 from seatrial.evidence.certificates import parse_bundle
 from seatrial.evidence.cmdline import CMDLINE, parse_cmdline
+from seatrial.evidence.environment import ENVIRONMENT, parse_environment
 from seatrial.evidence.files import lines_by_file
 from seatrial.evidence.first_start import first_start_s, started_command
 from seatrial.evidence.systemd import MANAGER
@@ -52,7 +53,11 @@ _ANCHORS = (
     "for f in /usr/local/share/ca-certificates/* /etc/pki/ca-trust/source/anchors/* /etc/pki/trust/anchors/* "
     "/etc/ca-certificates/trust-source/anchors/* /usr/share/pki/ca-trust-source/anchors/* "
     "/usr/share/pki/trust/anchors/*; "
-    'do if [ -e "$f" ]; then echo "$f"; fi; done'
+    'do if [ -e "$f" ]; then echo "$f"; fi; done; '
+    # Debian's folder holds links to the package's files, and OpenSSL's own file is missing (update-ca-certificates(8)).
+    "if [ -d /usr/share/ca-certificates ] && [ -e /etc/ssl/certs/ca-certificates.crt ]; then "
+    "find /etc/ssl/certs -type f ! -name ca-certificates.crt; "
+    "find /usr/lib/ssl/cert.pem -type f 2>/dev/null; fi; true"
 )
 # Debian's bundle is put together from these files. A line of it that none of them has was added by hand.
 _ADDED = (
@@ -113,7 +118,7 @@ def test_fips_mode_is_real(facts: Facts, check: Check, flavour: Flavour) -> None
 
 @pytest.mark.control("crypt-openssl-tls")
 def test_old_protocols_are_off(facts: Facts, check: Check) -> None:
-    facts.ask_all([_TLS_CONFIG, _TLS_PROGRAM, _TLS_LIBRARY])
+    facts.ask_all([_TLS_CONFIG, _TLS_PROGRAM, _TLS_LIBRARY, ENVIRONMENT])
     settings = facts.lines(_TLS_CONFIG)
     said = facts.lines(_TLS_PROGRAM)
     if said == ["none"] and not facts.lines(_TLS_LIBRARY):
@@ -124,6 +129,8 @@ def test_old_protocols_are_off(facts: Facts, check: Check) -> None:
         if re.search(r"SECLEVEL=0|=\s*(SSLv3|TLSv1(\.[01])?|DTLSv1(\.0)?|None)\s*(#.*)?$", line)
     ]
     check.nothing(weak, expected="a configuration that allows TLS 1.2 and later only")
+    elsewhere = parse_environment(facts.text(ENVIRONMENT), ("OPENSSL_CONF", "OPENSSL_MODULES", "OPENSSL_ENGINES"))
+    check.nothing(elsewhere, expected="nobody who is given another configuration (OPENSSL_CONF)")
     if said == ["none"]:
         return
     now = [line for line in said if line.startswith("now ")]

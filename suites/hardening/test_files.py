@@ -12,10 +12,12 @@ from seatrial.check import Check
 from seatrial.evidence.accounts import LOGIN_DEFS, PASSWD, parse_login_defs, parse_passwd, uid_min
 from seatrial.evidence.files import (
     FileState,
+    acls_command,
     audit_command,
     backing_mount,
     capabilities_command,
     local_trees,
+    parse_acls,
     parse_audit,
     parse_capabilities,
     parse_states,
@@ -28,6 +30,8 @@ from seatrial.policy.flavours import Flavour
 
 _SUID, _SGID, _STICKY = 0o4000, 0o2000, 0o1000
 _WORLD_WRITE, _GROUP_WRITE, _OTHERS_WRITE = 0o002, 0o020, 0o022
+# A link to nothing is another control's.
+_LINKED = "find /etc -xdev -type l -exec stat -L -c '%f %U %G %n' {} + 2>/dev/null; true"
 
 
 def _mounts(facts: Facts) -> tuple[Mount, ...]:
@@ -70,15 +74,16 @@ def test_programs_and_libraries_belong_to_root(facts: Facts, check: Check) -> No
     first = uid_min(parse_login_defs(login_defs))
     people = {account.name for account in parse_passwd(facts.text(PASSWD)) if account.uid >= first}
     # The files of a service are its account's own, such as polkit's rules. Those of a person are a way to root.
-    given_away = _audit(
-        facts,
-        lambda f: (
-            f.path.startswith("/etc/")
-            and not f.is_link
-            and (f.owner in people or (f.group != "root" and bool(f.permissions & _GROUP_WRITE)))
-        ),
-    )
+    below_etc = _audit(facts, lambda f: f.path.startswith("/etc/") and not f.is_link)
+    given_away: list[object] = [f for f in below_etc if _is_given_away(f, people)]
+    # A link of root's may lead to what is not his.
+    linked = [f for f in parse_states(facts.text(_LINKED)) if f.is_file and _is_given_away(f, people)]
+    given_away += [f"{f} by a link" for f in linked]
     check.nothing(given_away, expected="nothing below /etc that a person or a group may change")
+
+
+def _is_given_away(file: FileState, people: set[str]) -> bool:
+    return file.owner in people or (file.group != "root" and bool(file.permissions & _GROUP_WRITE))
 
 
 @pytest.mark.control("fs-suid-allowlist")
@@ -124,6 +129,8 @@ def test_modes_and_owners(row: Control, facts: Facts, check: Check) -> None:
             check.nothing(missing, expected=f"{', '.join(entry['path'])} exist; missing: none")
         for state in states if "mode" in entry else ():
             _judge_state(state, entry, check)
+    if any("mode" in entry for entry in entries):
+        check.nothing(parse_acls(facts.text(acls_command(asked))), expected="no access control list on any of them")
     if not check.observations:
         check.not_applicable(f"the guest has none of {', '.join(asked)}")
 

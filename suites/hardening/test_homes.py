@@ -7,8 +7,16 @@ import shlex
 
 import pytest
 from seatrial.check import Check
-from seatrial.evidence.accounts import LOGIN_DEFS, PASSWD, Account, parse_login_defs, people, uid_min
-from seatrial.evidence.files import FileState, lines_by_file, parse_states, read_command, states_command
+from seatrial.evidence.accounts import LOGIN_DEFS, PASSWD, Account, parse_login_defs, parse_passwd, people, uid_min
+from seatrial.evidence.files import (
+    FileState,
+    acls_command,
+    lines_by_file,
+    parse_acls,
+    parse_states,
+    read_command,
+    states_command,
+)
 from seatrial.guest.facts import Facts
 from seatrial.policy.flavours import Flavour
 
@@ -30,11 +38,11 @@ def _homes(facts: Facts, flavour: Flavour) -> list[str]:
     return list(dict.fromkeys(shlex.quote(account.home) for account in _people(facts, flavour)))
 
 
-def _dot_files(facts: Facts, flavour: Flavour) -> dict[str, FileState]:
+def _dot_files(facts: Facts, *, follow: bool = False) -> dict[str, FileState]:
+    """Return the dot files in the homes of all accounts: services trust and remember as people do."""
+    homes = dict.fromkeys(a.home.rstrip("/") for a in parse_passwd(facts.text(PASSWD)) if a.home.startswith("/"))
     # '.[!.]*' leaves out the folder itself and the one above.
-    files = parse_states(
-        facts.text(states_command([f"{home}/.[!.]*" for home in _homes(facts, flavour)], follow=False))
-    )
+    files = parse_states(facts.text(states_command([f"{shlex.quote(home)}/.[!.]*" for home in homes], follow=follow)))
     return {file.path: file for file in files}
 
 
@@ -51,19 +59,32 @@ def test_homes_are_closed(facts: Facts, check: Check, flavour: Flavour) -> None:
         elif not state.is_dir or state.owner != account.name or state.permissions & 0o027:
             wrong.append(f"{state} of {account.name}")
     check.nothing(wrong, expected="every home exists, is its account's, and 0750 or tighter")
+    lists = parse_acls(facts.text(acls_command(_homes(facts, flavour))))
+    check.nothing(lists, expected="no access control list on a home")
 
 
 @pytest.mark.control("acct-dotfiles")
 def test_homes_hold_no_trust_files(facts: Facts, check: Check, flavour: Flavour) -> None:
-    files = _dot_files(facts, flavour)
+    files = _dot_files(facts)
     trust = [state for path, state in files.items() if path.rsplit("/", 1)[-1] in _TRUST_FILES]
     check.nothing(trust, expected=f"no {', '.join(_TRUST_FILES)} in homes")
-    writable = [state for state in files.values() if not state.is_link and state.permissions & 0o022]
-    check.nothing(writable, expected="no dot file in homes that others may write")
+    owners = {account.home: account.name for account in _people(facts, flavour)}
+    of_people = {
+        path: (state, owners[home])
+        for path, state in _dot_files(facts, follow=True).items()
+        if (home := path.rpartition("/")[0]) in owners
+    }
+    writable = [
+        f"{state}{' by a link' if path in files and files[path].is_link else ''}"
+        for path, (state, owner) in of_people.items()
+        # A link to nothing is another control's (fs-dead-links), and one to /dev/null is harmless.
+        if (state.is_file or state.is_dir) and (state.permissions & 0o022 or state.owner not in {"root", owner})
+    ]
+    check.nothing(writable, expected="no dot file in homes that others than the account and root may write")
 
 
 @pytest.mark.control("fs-no-history")
-def test_homes_hold_no_history(facts: Facts, check: Check, flavour: Flavour) -> None:
-    remains = [path for path in _dot_files(facts, flavour) if _REMAINS.fullmatch(path.rsplit("/", 1)[-1])]
+def test_homes_hold_no_history(facts: Facts, check: Check) -> None:
+    remains = [path for path in _dot_files(facts) if _REMAINS.fullmatch(path.rsplit("/", 1)[-1])]
     filled = lines_by_file(facts.text(read_command(remains)), remains) if remains else {}
     check.nothing(filled, expected="no shell history or editor remains in homes, or empty ones")

@@ -6,6 +6,7 @@ import re
 
 import pytest
 from seatrial.check import Check
+from seatrial.evidence.cmdline import CMDLINE
 from seatrial.evidence.files import FileState, backing_mount, parse_states
 from seatrial.evidence.mounts import MOUNTINFO, beneath_extensions, block_number, mount_at, parse_mountinfo
 from seatrial.evidence.units import (
@@ -41,6 +42,9 @@ _RECEPTION = (
     "/^[[:blank:]]*source[[:blank:]]/,/\\}[[:blank:]]*;/{/^[^#]*(tcp6?|udp6?|network|syslog)\\(/p;}' $f | "
     'sed "s,^,$f:,"; fi; done'
 )
+_ROOM = "df -Pk /var/log | sed -n '$p'"
+_FORWARD = re.compile(r"systemd\.journald\.forward_to_syslog(?:=(.*))?")
+_YES = frozenset({"yes", "1", "true", "on", "y", "t"})
 _CHECKERS = (
     # aide writes aide.db.new, and checks against what somebody has made aide.db of it.
     "for f in /var/lib/aide/aide.db /var/lib/aide/aide.db.gz /var/lib/tripwire/*.twd /var/lib/samhain/samhain_file; do "
@@ -103,21 +107,41 @@ def test_setting(row: Control, facts: Facts, check: Check) -> None:
     settings = parse_config(facts.text(config_command(probe["config"])))
     for key in probe["needed"]:
         value = settings.get(key, "")
-        # What systemd cannot read it leaves out: such as 200MB (systemd.syntax(7)).
-        limited = bool(re.fullmatch(r"(?:[0-9]++(?:\.[0-9]++)?[KMGTPEB]?)++", value)) and value.strip("0")
-        check.holds(
-            bool(limited), expected=f"{key} set in {probe['config']}, to a size such as 200M", seen=f"{key}={value}"
-        )
+        limit = _octets(value)
+        room = _room(facts.text(_ROOM), check) if limit else 0
+        seen = f"{key}={value}" + (f", where {room >> 20} MiB are in all" if limit and limit >= room else "")
+        expected = f"{key} set in {probe['config']}, to a size such as 200M that the disk has"
+        check.holds(0 < limit < room, expected=expected, seen=seen)
+
+
+def _octets(text: str) -> int:
+    """Return the size that systemd reads in ``text``; 0 for what it cannot read: such as 200MB (systemd.syntax(7))."""
+    if not re.fullmatch(r"(?:[0-9]{1,18}(?:\.[0-9]{1,9})?[KMGTPEB]?)++", text):
+        return 0
+    parts = re.findall(r"([0-9]+)(?:\.[0-9]+)?([KMGTPEB]?)", text)
+    return sum(int(number) << (10 * "BKMGTPE".index(unit or "B")) for number, unit in parts)
+
+
+def _room(text: str, check: Check) -> int:
+    """Return the size in octets of the file system that ``df -Pk`` describes."""
+    match = re.fullmatch(r".*?\s(\d{1,18})\s+\d+\s+-?\d+\s+\d+%\s+/.*", text.strip())
+    if match is None:
+        check.cannot_tell(f"df says of /var/log {text[:200]!r}, which is no size")
+    return int(match[1]) << 10
 
 
 @pytest.mark.control("log-single-system")
 def test_one_system_logs_and_takes_nothing_from_elsewhere(facts: Facts, check: Check) -> None:
-    facts.ask_all([UNITS, UNIT_FILES, config_command("systemd/journald.conf"), _RECEPTION])
+    facts.ask_all([UNITS, UNIT_FILES, config_command("systemd/journald.conf"), CMDLINE, _RECEPTION])
     activity = parse_units(facts.text(UNITS))
     others = [unit for unit in _OTHER_LOGGERS if activity.get(unit) == "active"]
     check.holds(len(others) <= 1, expected="at most one logger beside the journal", seen=", ".join(others) or "none")
     forwards = parse_config(facts.text(config_command("systemd/journald.conf"))).get("Journal.ForwardToSyslog", "no")
-    has_reader = bool(others) or forwards.lower() not in {"yes", "1", "true", "on"}
+    # The last such word on the command line wins over all files (journald.conf(5)).
+    for word in facts.text(CMDLINE).split():
+        if match := _FORWARD.fullmatch(word):
+            forwards = match[1] or "yes"
+    has_reader = bool(others) or forwards.lower() not in _YES
     check.holds(
         has_reader, expected="nothing forwarded to a logger that is not there", seen=f"ForwardToSyslog={forwards}"
     )

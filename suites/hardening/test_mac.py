@@ -16,6 +16,8 @@ _APPARMOR = (
     "cat /sys/module/apparmor/parameters/enabled 2>/dev/null || echo absent; "
     "cat /sys/kernel/security/apparmor/profiles 2>/dev/null; true"
 )
+# Other than enforce, it counts for all profiles, and their own modes do not show it (kernel, security/apparmor/lsm.c).
+_APPARMOR_MODE = "cat /sys/module/apparmor/parameters/mode 2>/dev/null; true"
 _SELINUX = (
     "cat /sys/fs/selinux/enforce 2>/dev/null || echo absent; echo; "
     "grep -asE '^[[:space:]]*SELINUX[[:space:]]*=' /etc/selinux/config; true"
@@ -72,14 +74,16 @@ def test_mandatory_access_control_enforces(facts: Facts, check: Check, flavour: 
 
 def _either_enforces(facts: Facts, check: Check, flavour: Flavour) -> None:
     """Judge the one that is there: SELinux when its file system is mounted, else AppArmor."""
-    facts.ask_all([_SELINUX, _APPARMOR])
     is_selinux = not facts.text(_SELINUX).startswith("absent")
     (_selinux_enforces if is_selinux else _apparmor_enforces)(facts, check, flavour)
 
 
 def _apparmor_enforces(facts: Facts, check: Check, flavour: Flavour) -> None:
+    facts.ask_all([_APPARMOR, _APPARMOR_MODE])
     enabled, *profiles = [line for line in facts.text(_APPARMOR).split("\n") if line] or ["no answer"]
     check.equal(enabled, "Y", what="AppArmor's parameter 'enabled'")
+    mode = facts.text(_APPARMOR_MODE).strip() or "not told"
+    check.one_of(mode, ("enforce", "kill"), what="AppArmor's parameter 'mode'")
     modes = [re.fullmatch(r"(.+) \((\w+)\)", line) for line in profiles]
     if None in modes:
         check.cannot_tell(f"AppArmor describes a profile by {profiles[modes.index(None)][:200]!r}")
@@ -214,7 +218,7 @@ def test_nothing_was_denied_at_boot(facts: Facts, check: Check, flavour: Flavour
 def test_apparmor_comes_back_and_nothing_is_laxer_on_disk(facts: Facts, check: Check, flavour: Flavour) -> None:
     if "apparmor" not in flavour.allowed("mac"):
         check.not_applicable("the flavour does not promise AppArmor: mac-enforcing judges what it ships")
-    facts.ask_all([_APPARMOR, CMDLINE, UNITS, UNIT_FILES, _LAX_FILES])
+    facts.ask_all([_APPARMOR, _APPARMOR_MODE, CMDLINE, UNITS, UNIT_FILES, _LAX_FILES])
     _apparmor_enforces(facts, check, flavour)
     off = parse_cmdline(facts.text(CMDLINE)).matching(["apparmor=0", "security=selinux", "security=none"])
     check.nothing(off, expected="nothing on the command line that switches AppArmor off")

@@ -37,6 +37,14 @@ def _lines(facts: Facts, name: str) -> tuple[str, ...]:
     return tuple(line for lines in (*parts, files.get(f"{_FOLDER}/{name}", ())) for line in lines)
 
 
+def _options(entry: Entry, facts: Facts, check: Check, name: str) -> Mapping[str, str]:
+    """Return the settings of a module, by the file ``name`` below /etc/security; another file was not read."""
+    options = options_of(entry, _lines(facts, name))
+    path = options.get("conf", f"{_FOLDER}/{name}")
+    check.holds(path == f"{_FOLDER}/{name}", expected=f"settings in {_FOLDER}/{name}", seen=f"{entry.module}: {path}")
+    return options
+
+
 def _stacks(facts: Facts, check: Check, kind: str) -> Iterator[tuple[str, Stack]]:
     """Give the different ``kind`` stacks that ask pam_unix, each with the name of a service that has it."""
     services = _services(facts)
@@ -89,7 +97,7 @@ def test_new_passwords_are_good(facts: Facts, check: Check) -> None:
         )
         if entry is None:
             continue
-        options = options_of(entry, _lines(facts, "pwquality.conf"))
+        options = _options(entry, facts, check, "pwquality.conf")
         _judge_options(
             check,
             options,
@@ -127,7 +135,7 @@ def test_wrong_passwords_lock_the_account(facts: Facts, check: Check) -> None:
             seen=f"{_shown(stack)} for {service}",
         )
         for entry in (before, stack[after]) if counted and before is not None and after is not None else ():
-            options = options_of(entry, _lines(facts, "faillock.conf"))
+            options = _options(entry, facts, check, "faillock.conf")
             _judge_options(check, options, {"deny": ("3", {"min": 1, "max": 5})})
             wait = options.get("unlock_time", "600")
             long = wait in {"0", "never"} or rule_holds({"min": 900}, wait)
@@ -149,7 +157,7 @@ def test_old_passwords_are_refused(facts: Facts, check: Check) -> None:
         )
         if entry is None:
             continue
-        options = options_of(entry, _lines(facts, "pwhistory.conf"))
+        options = _options(entry, facts, check, "pwhistory.conf")
         _judge_options(check, options, {"remember": ("10", {"min": 24})})
         missing = [name for name in ("enforce_for_root", "use_authtok") if name not in options]
         check.nothing(missing, expected="enforce_for_root and use_authtok; missing: none")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from pathlib import PurePosixPath
 
 import pytest
 from seatrial.check import Check
@@ -19,6 +20,7 @@ from seatrial.evidence.accounts import (
     parse_passwd,
     user_shell_command,
 )
+from seatrial.evidence.credentials import BROUGHT, parse_brought
 from seatrial.evidence.files import lines_by_file, parse_states, states_command
 from seatrial.evidence.pam import PAM_STACKS, parse_services
 from seatrial.evidence.sudoers import SUDOERS, Sudoers, parse_sudoers
@@ -78,6 +80,8 @@ def test_sudo_asks_for_a_password(facts: Facts, check: Check, flavour: Flavour) 
     )
     spared = [scope for scope, value in sudoers.exceptions("authenticate") if value is False]
     check.nothing(spared, expected="no '!authenticate' in Defaults for somebody alone")
+    groups = [word for _scope, word in sudoers.defaults if re.match(r"exempt_group\s*=", word)]
+    check.nothing(groups, expected="no exempt_group, whose members are never asked")
 
 
 def _is_safe(path: object) -> bool:
@@ -163,10 +167,13 @@ def test_roots_path_is_clean(facts: Facts, check: Check) -> None:
     check.nothing(
         (repr(one) for one in path if not one.startswith("/")), expected="no empty or relative folder in root's PATH"
     )
-    folders = [one for one in dict.fromkeys(path) if one.startswith("/")]
-    states = parse_states(facts.text(states_command([shlex.quote(one) for one in folders], follow=True)))
+    # Whoever may write to a folder above puts another in its place.
+    folders = [one for one in path if one.startswith("/")]
+    above = {str(parent) for one in folders for parent in PurePosixPath(one).parents} - set(folders)
+    asked = [shlex.quote(one) for one in (*dict.fromkeys(folders), *sorted(above))]
+    states = parse_states(facts.text(states_command(asked, follow=True)))
     open_ones = [state for state in states if state.owner != "root" or state.permissions & 0o022]
-    check.nothing(open_ones, expected="folders of root's PATH are writable by root only")
+    check.nothing(open_ones, expected="folders of root's PATH, and those above, are writable by root only")
 
 
 @pytest.mark.control("acct-no-autologin")
@@ -176,3 +183,5 @@ def test_nobody_is_logged_in_by_itself(facts: Facts, check: Check) -> None:
     check.nothing(words, expected="no autologin on the command line")
     given = facts.lines(_CREDENTIALS)
     check.nothing((name for name in given if _LOGS_IN.fullmatch(name)), expected="no credential that logs in")
+    brought = parse_brought(facts.text(BROUGHT))
+    check.nothing((one for one in brought if one.is_login), expected="no unit with a credential that logs in")

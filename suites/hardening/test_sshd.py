@@ -13,10 +13,14 @@ import pytest
 from seatrial.check import Check
 from seatrial.errors import NotRecorded, ObservationError
 from seatrial.evidence.accounts import GROUPS, LOGIN_DEFS, PASSWD, Account, parse_groups, parse_passwd, people
+from seatrial.evidence.cmdline import CMDLINE
+from seatrial.evidence.credentials import BROUGHT, parse_brought
 from seatrial.evidence.files import (
+    acls_command,
     audit_command,
     lines_by_file,
     local_trees,
+    parse_acls,
     parse_audit,
     parse_states,
     read_command,
@@ -190,6 +194,7 @@ def test_host_keys_are_for_root_alone(facts: Facts, check: Check, flavour: Flavo
             (s for s in states if s.permissions & ~most or s.owner != "root" or s.group not in groups),
             expected=f"{len(states)} {'private' if states is private else 'public'} keys, at most {most:04o}, of root",
         )
+    check.nothing(parse_acls(facts.text(acls_command(patterns))), expected="no access control list on a private key")
 
 
 @pytest.mark.control("ssh-hostkey-strong")
@@ -236,6 +241,8 @@ def test_only_the_runs_key_opens_accounts(facts: Facts, check: Check, flavour: F
     check.nothing(commands - set(records), expected="no AuthorizedKeysCommand but userdbctl's")
     authorities = {value for one in settings for value in one.get("trustedusercakeys", ())}
     check.nothing(authorities - {"none"}, expected="no TrustedUserCAKeys")
+    brought = parse_brought(facts.text(BROUGHT), facts.text(CMDLINE).split())
+    check.nothing((one for one in brought if one.is_ssh_key), expected="no credential of the image's own with keys")
 
 
 def _own_files(account: Account) -> list[str]:

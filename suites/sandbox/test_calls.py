@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 from seatrial.check import Check
+from seatrial.evidence.accounts import GROUPS, LOGIN_DEFS, PASSWD, parse_groups, people
 from seatrial.evidence.attempts import ORDINARY, Attempt, harmless_script, parse_attempts
 from seatrial.evidence.kconfig import KCONFIG, parse_kconfig
 from seatrial.evidence.syscalls import (
@@ -103,6 +104,9 @@ def test_io_uring_is_closed_to_ordinary_users(facts: Facts, check: Check) -> Non
         check.equal(built, "n", what="CONFIG_IO_URING (there is no kernel.io_uring_disabled)")
     else:
         check.one_of(disabled, ("1", "2"), what="kernel.io_uring_disabled")
+        if disabled == "1" and (group := _sysctl(facts, "kernel/io_uring_group") or "-1") != "-1":
+            members = _people_of(group, facts)
+            check.nothing(members, expected=f"no person in group {group} (kernel.io_uring_group), which may use it")
     _refused(facts, check, "io_uring_setup")
 
 
@@ -156,6 +160,13 @@ def test_landlock_is_there_for_programs_that_confine_themselves(facts: Facts, ch
     abi = landlock_abi_of(calls.release) if answer is None else max(answer.result, 0)
     seen = f"ABI {abi} by the release {calls.release}" if answer is None else f"ABI {abi}: the call {answer}"
     check.holds(abi >= least, expected=f"Landlock ABI {least} or newer", seen=seen)
+
+
+def _people_of(gid: str, facts: Facts) -> list[str]:
+    """Return the people and whoever else can log in that belong to the group ``gid``."""
+    named = {member for group in parse_groups(facts.text(GROUPS)) if str(group.gid) == gid for member in group.members}
+    everybody = people(facts.text(PASSWD), facts.text(LOGIN_DEFS))
+    return [a.name for a in everybody if a.uid and (str(a.gid) == gid or a.name in named)]
 
 
 def _refused(facts: Facts, check: Check, call: str, *, otherwise: tuple[str, Sequence[str]] | None = None) -> None:

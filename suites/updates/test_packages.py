@@ -31,6 +31,21 @@ _APT_OPEN = re.compile(
     r"|acquire::https(::[^:]+)?::verify-(peer|host)|acquire::check-valid-until)",
     re.IGNORECASE,
 )
+# Where apt looks for sources and keys, with the folders that apt.conf may move (apt.conf(5), Dir::Etc).
+_APT_PLACES = (
+    "if command -v apt-config >/dev/null 2>&1; then apt-config shell sources Dir::Etc::sourcelist/f "
+    "parts Dir::Etc::sourceparts/d keys Dir::Etc::trusted/f keyrings Dir::Etc::trustedparts/d; fi"
+)
+_APT_OWN_PLACES = frozenset(
+    {
+        "sources='/etc/apt/sources.list'",
+        "parts='/etc/apt/sources.list.d/'",
+        "keys='/etc/apt/trusted.gpg'",
+        "keyrings='/etc/apt/trusted.gpg.d/'",
+    }
+)
+# dpkg verifies what was put aside, and not what somebody put in its place (dpkg-divert(1)).
+_DIVERTED = "if command -v dpkg-divert >/dev/null 2>&1; then dpkg-divert --list | grep '^local'; fi; true"
 _TRUE = frozenset({"1", "yes", "true", "with", "on", "enable"})
 _FALSE = frozenset({"0", "no", "false", "off"})
 _TDNF = "/etc/tdnf/tdnf.conf"
@@ -44,8 +59,9 @@ _KEYS = states_command(
 def _sources(facts: Facts, check: Check) -> tuple[Source, ...]:
     if parse_packages(facts.text(PACKAGES)) is None:
         check.not_applicable("the image has no package manager: updates replace it as a whole")
-    facts.ask_all([SOURCES, RPM_SETTINGS])
+    facts.ask_all([SOURCES, RPM_SETTINGS, _APT_PLACES])
     elsewhere = [f"{path}: {name}" for path, name in _folders(parse_rpm_settings(facts.text(RPM_SETTINGS)))]
+    elsewhere += [f"apt: {line}" for line in facts.lines(_APT_PLACES) if line not in _APT_OWN_PLACES]
     if elsewhere:
         check.cannot_tell(f"repositories are looked for in another folder, which is not read: {', '.join(elsewhere)}")
     return parse_sources(facts.text(SOURCES))
@@ -158,6 +174,6 @@ def test_files_are_as_their_packages_have_them(facts: Facts, check: Check, flavo
         check.not_applicable("the image has no package manager")
     allowed = flavour.allowed("package-differences")
     check.nothing(
-        (one for one in found if not any(fnmatchcase(one, pattern) for pattern in allowed)),
+        (one for one in (*found, *facts.lines(_DIVERTED)) if not any(fnmatchcase(one, pattern) for pattern in allowed)),
         expected="no file that differs from its package but those of expect.package-differences",
     )

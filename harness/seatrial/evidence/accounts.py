@@ -65,7 +65,10 @@ SHELL_TIMEOUT: Final = (
 _USUAL_SHELLS: Final = frozenset({"/bin/sh", "/bin/csh"})
 
 _NOBODY: Final = 65534
-_NOLOGIN: Final = frozenset({"nologin", "false"})
+# By where packages put them: a program elsewhere may bear any name.
+_NOLOGIN: Final = frozenset(
+    f"{folder}/{name}" for folder in ("/bin", "/sbin", "/usr/bin", "/usr/sbin") for name in ("nologin", "false")
+)
 _FIXED_PROGRAMS: Final = frozenset(
     {"/bin/sync", "/sbin/shutdown", "/sbin/halt", "/usr/bin/sync", "/usr/sbin/shutdown", "/usr/sbin/halt"}
 )
@@ -85,7 +88,7 @@ class Account:
     @property
     def has_login_shell(self) -> bool:
         """Return whether the shell lets somebody in; an empty field means /bin/sh."""
-        return self.shell not in _FIXED_PROGRAMS and self.shell.rsplit("/", 1)[-1] not in _NOLOGIN
+        return self.shell not in _FIXED_PROGRAMS | _NOLOGIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

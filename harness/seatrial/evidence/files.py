@@ -14,12 +14,14 @@ from seatrial.evidence.mounts import Mount
 
 __all__ = [
     "FileState",
+    "acls_command",
     "audit_command",
     "backing_mount",
     "capabilities_command",
     "complaints_of",
     "lines_by_file",
     "local_trees",
+    "parse_acls",
     "parse_audit",
     "parse_capabilities",
     "parse_states",
@@ -46,6 +48,8 @@ _UNOWNED: Final = (
     "group=$(sed 's/^[^:]*:[^:]*:\\([0-9]*\\):.*/! -group \\1/' /etc/group); fi"
 )
 _STATE: Final = re.compile(r"([0-9a-f]{1,8}) (\S+) (\S+) (\S.*)")
+# Behind the mode of what has an access control list GNU ls shows a plus (its manual, "What information is listed").
+_WITH_ACL: Final = re.compile(r"[-a-z][-a-zA-Z]{9}\+ .*? (/.*)")
 _CAPABILITIES: Final = re.compile(
     r"(/.*?)(?: =)? ((?:cap_[a-z0-9_,]+|all|)[=+][eip]+(?: \S+[=+-][eip]+)*)(?: \[rootid=\d+\])?"
 )
@@ -185,6 +189,22 @@ def states_command(patterns: Sequence[str], *, follow: bool) -> str:
         'elif [ -L "$f" ]; then stat -c "%f %U %G %n" "$f" || exit; fi'
     )
     return f"for f in {' '.join(patterns)}; do {each}; done"
+
+
+def acls_command(patterns: Sequence[str]) -> str:
+    """Return the question which of the files that match the shell ``patterns`` have an access control list (acl(5)).
+
+    Their modes do not show whom it lets in: in place of the group's bits they have the most that it grants.
+    """
+    return f"ls -Lld {' '.join(patterns)} 2>/dev/null; true"
+
+
+def parse_acls(text: str) -> tuple[str, ...]:
+    """Return the files that have an access control list, by the answer to :func:`acls_command`.
+
+    busybox' ls does not tell of one.
+    """
+    return tuple(match[1] for line in text.split("\n") if (match := _WITH_ACL.fullmatch(line)))
 
 
 def parse_states(text: str) -> tuple[FileState, ...]:

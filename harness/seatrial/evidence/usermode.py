@@ -13,8 +13,11 @@ _KEYS: Final = (
     "/proc/sys/kernel/modprobe",
     "/proc/sys/kernel/core_pattern",
     "/proc/sys/kernel/hotplug",
+    "/proc/sys/kernel/poweroff_cmd",
     "/sys/kernel/uevent_helper",
 )
+# What the kernel has there by itself (kernel/reboot.c); an image need not have it.
+_OWN_POWEROFF: Final = ("/proc/sys/kernel/poweroff_cmd", "/sbin/poweroff", "missing")
 USERMODE: Final = (
     f"for k in {' '.join(_KEYS)}; do if [ -e $k ]; then v=$(head -n 1 $k); p=${{v#|}}; p=${{p%% *}}; r=-; s=-; "
     'case $p in /*) r=$(readlink -f "$p"); s=$(stat -c "%u %a" "$r" 2>/dev/null || echo missing) ;; esac; '
@@ -39,7 +42,7 @@ class UsermodeHelper:
     @property
     def fault(self) -> str:
         """Return what is wrong with the program, nothing when it is root's own below /usr."""
-        if not self.starts_a_program:
+        if not self.starts_a_program or (self.key, self.value, self.owner_and_mode) == _OWN_POWEROFF:
             return ""
         if not self.program.startswith("/usr/"):
             return f"{self.key} = {self.value}: outside of /usr"
