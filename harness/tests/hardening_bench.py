@@ -100,7 +100,6 @@ QUESTIONS = {
     MODULES["test_privilege"]._CREDENTIALS: "credentials",
     credentials.BROUGHT: "brought",
     MODULES["test_files"]._LINKED: "linked",
-    MODULES["test_privilege"]._CMDLINE: "cmdline",
     MODULES["test_services"]._LEGACY_PROGRAMS: "legacy",
     MODULES["test_services"]._CORE: "core",
     MODULES["test_services"]._KERNELS_OWN: "ctrl-alt-del",

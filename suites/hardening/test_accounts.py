@@ -29,7 +29,7 @@ from seatrial.evidence.accounts import (
     parse_shells,
     uid_min,
 )
-from seatrial.evidence.cmdline import CMDLINE
+from seatrial.evidence.cmdline import CMDLINE, parse_cmdline
 from seatrial.evidence.credentials import BROUGHT, parse_brought
 from seatrial.evidence.files import lines_by_file
 from seatrial.evidence.pam import PAM_STACKS, parse_services
@@ -120,7 +120,7 @@ def test_no_password_is_empty(facts: Facts, check: Check) -> None:
 def test_no_account_has_a_usable_password(facts: Facts, check: Check) -> None:
     usable = [s.name for s in secrets_of(facts, check) if not s.is_empty and not s.is_locked]
     check.nothing(usable, expected="every account locked ('!' or '*')")
-    brought = parse_brought(facts.text(BROUGHT), facts.text(CMDLINE).split())
+    brought = parse_brought(facts.text(BROUGHT), parse_cmdline(facts.text(CMDLINE)))
     check.nothing(
         (one for one in brought if one.is_password), expected="no credential of the image's own with a password"
     )

@@ -6,7 +6,7 @@ import re
 
 import pytest
 from seatrial.check import Check
-from seatrial.evidence.cmdline import CMDLINE
+from seatrial.evidence.cmdline import CMDLINE, parse_cmdline
 from seatrial.evidence.files import FileState, backing_mount, parse_states
 from seatrial.evidence.mounts import MOUNTINFO, beneath_extensions, block_number, mount_at, parse_mountinfo
 from seatrial.evidence.units import (
@@ -43,7 +43,7 @@ _RECEPTION = (
     'sed "s,^,$f:,"; fi; done'
 )
 _ROOM = "df -Pk /var/log | sed -n '$p'"
-_FORWARD = re.compile(r"systemd\.journald\.forward_to_syslog(?:=(.*))?")
+_FORWARD = "systemd.journald.forward_to_syslog"
 _YES = frozenset({"yes", "1", "true", "on", "y", "t"})
 _CHECKERS = (
     # aide writes aide.db.new, and checks against what somebody has made aide.db of it.
@@ -138,9 +138,8 @@ def test_one_system_logs_and_takes_nothing_from_elsewhere(facts: Facts, check: C
     check.holds(len(others) <= 1, expected="at most one logger beside the journal", seen=", ".join(others) or "none")
     forwards = parse_config(facts.text(config_command("systemd/journald.conf"))).get("Journal.ForwardToSyslog", "no")
     # The last such word on the command line wins over all files (journald.conf(5)).
-    for word in facts.text(CMDLINE).split():
-        if match := _FORWARD.fullmatch(word):
-            forwards = match[1] or "yes"
+    for word in parse_cmdline(facts.text(CMDLINE)).matching([_FORWARD]):
+        forwards = word.partition("=")[2] or "yes"
     has_reader = bool(others) or forwards.lower() not in _YES
     check.holds(
         has_reader, expected="nothing forwarded to a logger that is not there", seen=f"ForwardToSyslog={forwards}"

@@ -20,30 +20,25 @@ from seatrial.evidence.accounts import (
     parse_passwd,
     user_shell_command,
 )
-from seatrial.evidence.credentials import BROUGHT, parse_brought
+from seatrial.evidence.cmdline import CMDLINE, parse_cmdline
+from seatrial.evidence.credentials import BROUGHT, Credential, parse_brought
 from seatrial.evidence.files import lines_by_file, parse_states, states_command
 from seatrial.evidence.pam import PAM_STACKS, parse_services
 from seatrial.evidence.sudoers import SUDOERS, Sudoers, parse_sudoers
+from seatrial.evidence.units import UNIT_FOLDERS
 from seatrial.guest.facts import Facts
 from seatrial.policy.flavours import Flavour
 
 _AUTOLOGIN = (
     "grep -arsE -- '^[^#;]*(--autologin|agetty (.* )?(-a|-n|--skip-login)( |$)|login (.* )?-f( |$))'"
-    " /etc/systemd/system /run/systemd/system /run/systemd/generator"
-    " /usr/local/lib/systemd/system /usr/lib/systemd/system $([ -L /lib ] || echo /lib/systemd/system) /etc/inittab;"
+    f" {UNIT_FOLDERS} /etc/inittab;"
     " grep -arsiE '^[[:space:]]*(automaticloginenable[[:space:]]*=[[:space:]]*(true|1)|autologin-user[[:space:]]*=)'"
     " /etc/gdm /etc/gdm3 /etc/lightdm; true"
 )
-_AUTOLOGIN_WORD = re.compile(
-    r"([\w.]*\.)?autologin\b|systemd\.set_credential(_binary)?=([\w.]*\.)?(agetty\.autologin|login\.noauth)\b"
-)
-# What the system was given, and the stores in which getty's units look as well (systemd.exec(5), ImportCredential=).
-_CREDENTIALS = (
-    "for d in /run/credentials/@system /etc/credstore /run/credstore /usr/local/lib/credstore /usr/lib/credstore; do "
-    'for c in $d $d.encrypted; do if [ -d "$c" ]; then ls -1A "$c"; fi; done; done'
-)
-_LOGS_IN = re.compile(r"(.*\.)?(agetty\.autologin|login\.noauth)")
-_CMDLINE = "cat /proc/cmdline"
+_AUTOLOGIN_WORD = re.compile(r"([\w.]*\.)?autologin\b")
+# What the system was given (systemd.exec(5)), beside what the image brings.
+_GIVEN = "/run/credentials/@system"
+_CREDENTIALS = f"if [ -d {_GIVEN} ]; then ls -1A {_GIVEN}; fi"
 _OTHERS_PASSWORD = frozenset({"targetpw", "rootpw", "runaspw"})
 # What cloud-init writes for the users of its user-data, and what the other ways in write; the run's own user is there.
 _RUN_SUDOERS = ("/etc/sudoers.d/90-cloud-init-users", "/etc/sudoers.d/90-seatrial-run")
@@ -59,7 +54,7 @@ def _sudoers(facts: Facts, check: Check) -> Sudoers:
 
 
 def _command_line(facts: Facts, check: Check) -> list[str]:
-    words = facts.text(_CMDLINE).split()
+    words = facts.text(CMDLINE).split()
     return words or check.cannot_tell("/proc/cmdline is empty")
 
 
@@ -181,7 +176,6 @@ def test_nobody_is_logged_in_by_itself(facts: Facts, check: Check) -> None:
     check.nothing(facts.lines(_AUTOLOGIN), expected="no autologin in getty units or display managers")
     words = [word for word in _command_line(facts, check) if _AUTOLOGIN_WORD.match(word)]
     check.nothing(words, expected="no autologin on the command line")
-    given = facts.lines(_CREDENTIALS)
-    check.nothing((name for name in given if _LOGS_IN.fullmatch(name)), expected="no credential that logs in")
-    brought = parse_brought(facts.text(BROUGHT))
-    check.nothing((one for one in brought if one.is_login), expected="no unit with a credential that logs in")
+    given = [Credential(name=name, where=_GIVEN) for name in facts.lines(_CREDENTIALS)]
+    brought = parse_brought(facts.text(BROUGHT), parse_cmdline(facts.text(CMDLINE)))
+    check.nothing((one for one in (*given, *brought) if one.is_login), expected="no credential that logs in")

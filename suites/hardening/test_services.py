@@ -6,6 +6,7 @@ import re
 
 import pytest
 from seatrial.check import Check
+from seatrial.evidence.cmdline import CMDLINE
 from seatrial.evidence.sysctl import parse_sysctls, sysctls_command
 from seatrial.evidence.systemd import MANAGER, parse_show
 from seatrial.evidence.units import (
@@ -31,13 +32,12 @@ _LEGACY_PROGRAMS = (
     f"for p in {_LEGACY}; do if [ -e $d/$p ]; then echo $d/$p is $(readlink -f $d/$p); fi; done; done; "
     "for f in /etc/inetd.conf /etc/xinetd.conf; do if [ -e $f ]; then echo $f; fi; done"
 )
-_CMDLINE = "cat /proc/cmdline"
 _KERNELS_OWN = sysctls_command(["kernel/ctrl-alt-del"])
 _CORE = "cat /proc/sys/kernel/core_pattern; ulimit -H -c; systemctl show -p DefaultLimitCORE"
 
 
 def _command_line(facts: Facts, check: Check) -> list[str]:
-    words = facts.text(_CMDLINE).split()
+    words = facts.text(CMDLINE).split()
     return words or check.cannot_tell("/proc/cmdline is empty")
 
 

@@ -13,7 +13,7 @@ import pytest
 from seatrial.check import Check
 from seatrial.errors import NotRecorded, ObservationError
 from seatrial.evidence.accounts import GROUPS, LOGIN_DEFS, PASSWD, Account, parse_groups, parse_passwd, people
-from seatrial.evidence.cmdline import CMDLINE
+from seatrial.evidence.cmdline import CMDLINE, parse_cmdline
 from seatrial.evidence.credentials import BROUGHT, parse_brought
 from seatrial.evidence.files import (
     acls_command,
@@ -241,7 +241,7 @@ def test_only_the_runs_key_opens_accounts(facts: Facts, check: Check, flavour: F
     check.nothing(commands - set(records), expected="no AuthorizedKeysCommand but userdbctl's")
     authorities = {value for one in settings for value in one.get("trustedusercakeys", ())}
     check.nothing(authorities - {"none"}, expected="no TrustedUserCAKeys")
-    brought = parse_brought(facts.text(BROUGHT), facts.text(CMDLINE).split())
+    brought = parse_brought(facts.text(BROUGHT), parse_cmdline(facts.text(CMDLINE)))
     check.nothing((one for one in brought if one.is_ssh_key), expected="no credential of the image's own with keys")
 
 

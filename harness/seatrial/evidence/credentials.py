@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from seatrial.evidence.cmdline import Cmdline
+from seatrial.evidence.units import UNIT_FOLDERS
+
 __all__ = ["BROUGHT", "Credential", "parse_brought"]
 
-_UNIT_FOLDERS: Final = (
-    "/etc/systemd/system /etc/systemd/system.control /run/systemd/system /run/systemd/system.control "
-    "/usr/local/lib/systemd/system /usr/lib/systemd/system $([ -L /lib ] || echo /lib/systemd/system)"
-)
 # The stores in which ImportCredential= and LoadCredential= look (systemd.exec(5)); not what the platform gave.
 BROUGHT: Final = (
     "for d in /etc /run /usr/local/lib /usr/lib; do for f in $d/credstore/* $d/credstore.encrypted/*; do "
     'if [ -f "$f" ]; then printf "stored %s\\n" "$f"; fi; done; done; '
-    f"grep -arsE '^[[:space:]]*(Set|Load)Credential(Encrypted)?[[:space:]]*=' {_UNIT_FOLDERS}; true"
+    f"grep -arsE '^[[:space:]]*(Set|Load)Credential(Encrypted)?[[:space:]]*=' {UNIT_FOLDERS}; true"
 )
 # LoadCredential= without a path passes on what the platform gave.
 _OF_UNIT: Final = re.compile(
     r"(/[^:]*):\s*(?:Set|Load(?=Credential(?:Encrypted)?\s*=[^:]*:/))Credential(?:Encrypted)?\s*=\s*([^:\s]+):.*"
 )
-_WORD: Final = re.compile(r"systemd\.set_credential(?:_binary)?=([^:]+):.*")
+_WORDS: Final = ("systemd.set_credential", "systemd.set_credential_binary")
+_LOGIN: Final = re.compile(r"(?:.*\.)?(?:agetty\.autologin|login\.noauth)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,21 +45,24 @@ class Credential:
     @property
     def is_login(self) -> bool:
         """Return whether agetty or login let somebody in by it; a prefix may name the terminal (agetty(8))."""
-        return self.name.endswith(("agetty.autologin", "login.noauth"))
+        return _LOGIN.fullmatch(self.name) is not None
 
     def __str__(self) -> str:
         return f"{self.name} ({self.where})"
 
 
-def parse_brought(text: str, words: Sequence[str] = ()) -> tuple[Credential, ...]:
-    """Return the credentials of the answer to :data:`BROUGHT`, and those among the ``words`` of the command line."""
+def parse_brought(text: str, line: Cmdline) -> tuple[Credential, ...]:
+    """Return the credentials of the answer to :data:`BROUGHT`, and those on the command line."""
     found = []
-    for line in text.split("\n"):
-        if line.startswith("stored /"):
-            path = line.removeprefix("stored ")
+    for one in text.split("\n"):
+        if one.startswith("stored /"):
+            path = one.removeprefix("stored ")
             # systemd-creds(1) puts '.cred' behind the names of encrypted ones, where somebody wants it.
             found.append(Credential(name=path.rpartition("/")[2].removesuffix(".cred"), where=path))
-        elif match := _OF_UNIT.fullmatch(line):
+        elif match := _OF_UNIT.fullmatch(one):
             found.append(Credential(name=match[2], where=match[1]))
-    found += [Credential(name=match[1], where="command line") for word in words if (match := _WORD.fullmatch(word))]
+    for word in line.matching(_WORDS):
+        name, colon, _ = word.partition("=")[2].partition(":")
+        if colon:
+            found.append(Credential(name=name, where="command line"))
     return tuple(dict.fromkeys(found))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from seatrial.errors import ObservationError
+from seatrial.evidence.units import UNIT_FOLDERS
 
 __all__ = ["ENVIRONMENT", "parse_environment"]
 
@@ -18,8 +19,7 @@ ENVIRONMENT: Final = (
     "/etc/environment.d/*.conf /usr/lib/environment.d/*.conf /etc/security/pam_env.conf /etc/profile "
     "/etc/profile.d/*.sh /etc/bash.bashrc /etc/bashrc /root/.profile /root/.bashrc /root/.bash_profile "
     "/etc/systemd/*.conf /etc/systemd/*.conf.d/*.conf /usr/lib/systemd/*.conf.d/*.conf; "
-    f"grep -arsHE '^[^#;]*{_NAMES}=' /etc/default /etc/sysconfig /etc/systemd/system /etc/systemd/system.control "
-    "/run/systemd/system /run/systemd/generator /usr/local/lib/systemd/system /usr/lib/systemd/system; "
+    f"grep -arsHE '^[^#;]*{_NAMES}=' /etc/default /etc/sysconfig {UNIT_FOLDERS}; "
     f"sh -lc env </dev/null 2>/dev/null | sed -nE 's/^{_NAMES}=./login shell:&/p'; "
     f"grep -aszHE '^{_NAMES}=.' /proc/[0-9]*/environ | tr '\\000' '\\n'; echo end"
 )

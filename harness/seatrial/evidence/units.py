@@ -12,6 +12,7 @@ from seatrial.errors import ObservationError
 __all__ = [
     "UNITS",
     "UNIT_FILES",
+    "UNIT_FOLDERS",
     "config_command",
     "matching_units",
     "parse_config",
@@ -20,16 +21,18 @@ __all__ = [
     "parse_units",
 ]
 
-_FOLDERS: Final = (
-    "/etc/systemd/system /run/systemd/system /run/systemd/generator /run/systemd/generator.early "
-    "/run/systemd/generator.late /usr/local/lib/systemd/system /usr/lib/systemd/system /lib/systemd/system"
+# Where units and their drop-ins are read from (systemd.unit(5)); /lib is a folder of its own where it is no link.
+UNIT_FOLDERS: Final = (
+    "/etc/systemd/system /etc/systemd/system.control /run/systemd/system /run/systemd/system.control "
+    "/run/systemd/generator /run/systemd/generator.early /run/systemd/generator.late /usr/local/lib/systemd/system "
+    "/usr/lib/systemd/system $([ -L /lib ] || echo /lib/systemd/system)"
 )
 # systemd looks through every folder for every unit, for seconds in an emulated guest: with --root systemctl does that,
 # by the same rules, and process 1 can answer others meanwhile. It calls a unit disabled, or static, that a link which
 # is not of its [Install] section starts: such links are listed as well.
 UNIT_FILES: Final = (
     "systemctl --root=/ list-unit-files --no-legend --no-pager --plain || exit; "
-    f"for d in {_FOLDERS}; do for u in $d/*.wants/* $d/*.requires/*; do "
+    f"for d in {UNIT_FOLDERS}; do for u in $d/*.wants/* $d/*.requires/*; do "
     'if [ -h $u ] || [ -e $u ]; then echo "pulled-in $u"; fi; done; done'
 )
 UNITS: Final = (
